@@ -2,8 +2,11 @@
 //!
 //! Nothing here does I/O (random bytes for new ids aside), and nothing here knows another crate of the workspace.
 
+pub mod container;
 pub mod error;
 pub mod id;
+pub mod lenient;
+pub mod nullable;
 
 pub use error::{Classify, ErrorKind};
 pub use id::Id;

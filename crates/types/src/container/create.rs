@@ -1,0 +1,327 @@
+//! The bodies of create and update requests, and which of their fields the engine serves.
+
+use serde_json::{Map as Object, Value};
+
+use super::{Config, EndpointSettings, HostConfig, Mount, NetworkingConfig, RestartPolicy, defaults};
+use crate::lenient;
+
+/// The body of a create request: [`Config`] with the other two as fields of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// What runs.
+    pub config: Config,
+    /// How it runs on this host.
+    pub host: HostConfig,
+    /// Networks to join.
+    pub networking: NetworkingConfig,
+}
+
+/// The body of an update request: the resources of [`HostConfig`] and its restart policy. What is zero or absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpdateRequest {
+    /// Only the resources count.
+    pub resources: HostConfig,
+    /// The new policy, if it changes.
+    pub restart_policy: Option<RestartPolicy>,
+}
+
+/// What `NetworkMode`, `IpcMode`, `PidMode`, `UTSMode` and `CgroupnsMode` have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceMode<'a> {
+    /// Empty: the default.
+    Default,
+    /// The host's.
+    Host,
+    /// That of the container with this name or id.
+    Container(&'a str),
+    /// Another word: `private`, `none`, a network's name.
+    Other(&'a str),
+}
+
+impl<'a> NamespaceMode<'a> {
+    /// Reads a mode.
+    pub fn parse(mode: &'a str) -> Self {
+        match mode {
+            "" => Self::Default,
+            "host" => Self::Host,
+            _ => mode.strip_prefix("container:").map_or(Self::Other(mode), Self::Container),
+        }
+    }
+}
+
+impl CreateRequest {
+    /// Decodes a request's body, which must be an object.
+    pub fn from_slice(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut object: Object<String, Value> = serde_json::from_slice(body)?;
+        let host = lenient::field(&mut object, "HostConfig").unwrap_or_default();
+        let networking = lenient::field(&mut object, "NetworkingConfig").unwrap_or_default();
+        Ok(Self {
+            config: lenient::from_value(Value::Object(object))?,
+            host: lenient::from_value(host)?,
+            networking: lenient::from_value(networking)?,
+        })
+    }
+
+    /// Writes the body of a request.
+    pub fn to_value(&self) -> Result<Value, serde_json::Error> {
+        let mut body = serde_json::to_value(&self.config)?;
+        if let Value::Object(object) = &mut body {
+            object.insert("HostConfig".to_owned(), serde_json::to_value(&self.host)?);
+            object.insert("NetworkingConfig".to_owned(), serde_json::to_value(&self.networking)?);
+        }
+        Ok(body)
+    }
+
+    /// The fields that ask for something that the engine does not serve, by their names in JSON. Empty: everything asked for is served.
+    pub fn not_served(&self) -> Vec<String> {
+        let mut fields = self.config.not_served();
+        fields.extend(self.host.not_served());
+        fields.extend(self.networking.not_served());
+        fields
+    }
+}
+
+impl UpdateRequest {
+    /// Decodes a request's body.
+    pub fn from_slice(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut object: Object<String, Value> = serde_json::from_slice(body)?;
+        let policy = lenient::field(&mut object, "RestartPolicy").map(lenient::from_value).transpose()?;
+        let resources = lenient::from_value(Value::Object(object))?;
+        // Clients send an empty policy when they mean none.
+        let restart_policy = policy.filter(|policy: &RestartPolicy| !policy.name.is_empty());
+        Ok(Self { resources, restart_policy })
+    }
+
+    /// The fields that ask for something that the engine does not serve.
+    pub fn not_served(&self) -> Vec<String> {
+        self.resources.not_served()
+    }
+}
+
+/// Collects the names of fields.
+#[derive(Default)]
+struct Refused(Vec<String>);
+
+impl Refused {
+    fn when(&mut self, asked: bool, field: &str) {
+        if asked {
+            self.0.push(field.to_owned());
+        }
+    }
+}
+
+impl Config {
+    /// The fields that ask for something that the engine does not serve.
+    pub fn not_served(&self) -> Vec<String> {
+        let mut refused = Refused::default();
+        refused.when(self.healthcheck.as_ref().is_some_and(|probe| probe.is_active()), "Healthcheck");
+        refused.when(!self.mac_address.is_empty(), "MacAddress");
+        refused.when(self.network_disabled, "NetworkDisabled");
+        refused.0
+    }
+}
+
+impl HostConfig {
+    /// The fields that ask for something that the engine does not serve.
+    pub fn not_served(&self) -> Vec<String> {
+        let mut refused = Refused::default();
+        self.refuse_behaviour(&mut refused);
+        self.refuse_resources(&mut refused);
+        for (at, mount) in self.mounts.iter().enumerate() {
+            refuse_mount(&mut refused, at, mount);
+        }
+        refused.0
+    }
+
+    fn refuse_behaviour(&self, refused: &mut Refused) {
+        let log_driver = self.log_config.kind.as_str();
+        refused.when(!["", "json-file", "none"].contains(&log_driver), &format!("HostConfig.LogConfig.Type ({log_driver})"));
+        refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
+        refused.when(!self.volumes_from.is_empty(), "HostConfig.VolumesFrom");
+        refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
+        refused.when(!self.links.is_empty(), "HostConfig.Links");
+        refused.when(!self.storage_opt.is_empty(), "HostConfig.StorageOpt");
+        refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
+        refused.when(!defaults::RUNTIMES.contains(&self.runtime.as_str()), "HostConfig.Runtime");
+        refused.when(!["", "default"].contains(&self.isolation.as_str()), "HostConfig.Isolation");
+        for option in &self.security_opt {
+            let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+            let asked = match name {
+                "label" => value != "disable",
+                "apparmor" => value != "unconfined",
+                _ => false,
+            };
+            refused.when(asked, &format!("HostConfig.SecurityOpt ({option})"));
+        }
+    }
+
+    fn refuse_resources(&self, refused: &mut Refused) {
+        refused.when(!self.cgroup_parent.is_empty(), "HostConfig.CgroupParent");
+        refused.when(!self.blkio_weight_device.is_empty(), "HostConfig.BlkioWeightDevice");
+        refused.when(!self.blkio_device_read_bps.is_empty(), "HostConfig.BlkioDeviceReadBps");
+        refused.when(!self.blkio_device_write_bps.is_empty(), "HostConfig.BlkioDeviceWriteBps");
+        refused.when(!self.blkio_device_read_iops.is_empty(), "HostConfig.BlkioDeviceReadIOps");
+        refused.when(!self.blkio_device_write_iops.is_empty(), "HostConfig.BlkioDeviceWriteIOps");
+        refused.when(self.cpu_realtime_period != 0, "HostConfig.CpuRealtimePeriod");
+        refused.when(self.cpu_realtime_runtime != 0, "HostConfig.CpuRealtimeRuntime");
+        refused.when(!self.device_cgroup_rules.is_empty(), "HostConfig.DeviceCgroupRules");
+        refused.when(!self.device_requests.is_empty(), "HostConfig.DeviceRequests");
+        refused.when(self.kernel_memory_tcp != 0, "HostConfig.KernelMemoryTCP");
+        refused.when(self.memory_swappiness.is_some_and(|value| value != -1), "HostConfig.MemorySwappiness");
+        refused.when(self.oom_kill_disable == Some(true), "HostConfig.OomKillDisable");
+        refused.when(self.cpu_count != 0, "HostConfig.CpuCount");
+        refused.when(self.cpu_percent != 0, "HostConfig.CpuPercent");
+        refused.when(self.io_maximum_iops != 0, "HostConfig.IOMaximumIOps");
+        refused.when(self.io_maximum_bandwidth != 0, "HostConfig.IOMaximumBandwidth");
+    }
+}
+
+fn refuse_mount(refused: &mut Refused, at: usize, mount: &Mount) {
+    let field = |name: &str| format!("HostConfig.Mounts[{at}].{name}");
+    refused.when(["image", "npipe", "cluster"].contains(&mount.kind.as_str()), &field(&format!("Type ({})", mount.kind)));
+    if let Some(bind) = &mount.bind_options {
+        refused.when(bind.read_only_non_recursive, &field("BindOptions.ReadOnlyNonRecursive"));
+        refused.when(bind.read_only_force_recursive, &field("BindOptions.ReadOnlyForceRecursive"));
+    }
+    if let Some(volume) = &mount.volume_options {
+        refused.when(!volume.subpath.is_empty(), &field("VolumeOptions.Subpath"));
+        if let Some(driver) = &volume.driver_config {
+            refused.when(!["", "local"].contains(&driver.name.as_str()), &field("VolumeOptions.DriverConfig.Name"));
+            refused.when(!driver.options.is_empty(), &field("VolumeOptions.DriverConfig.Options"));
+        }
+    }
+    if let Some(tmpfs) = &mount.tmpfs_options {
+        refused.when(!tmpfs.options.is_empty(), &field("TmpfsOptions.Options"));
+    }
+}
+
+impl NetworkingConfig {
+    /// The fields that ask for something that the engine does not serve. That a network exists is for the engine to check.
+    pub fn not_served(&self) -> Vec<String> {
+        let mut refused = Refused::default();
+        for (network, endpoint) in &self.endpoints_config {
+            endpoint.refuse(&mut refused, network);
+        }
+        refused.0
+    }
+}
+
+impl EndpointSettings {
+    fn refuse(&self, refused: &mut Refused, network: &str) {
+        let field = |name: &str| format!("NetworkingConfig.EndpointsConfig[{network}].{name}");
+        // What inspect shows of a running container comes back with its endpoint's id: the address there was generated, not asked for.
+        let observed = !self.endpoint_id.is_empty();
+        let fixed = self
+            .ipam_config
+            .as_ref()
+            .is_some_and(|ipam| !ipam.ipv4_address.is_empty() || !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty());
+        refused.when(fixed, &field("IPAMConfig"));
+        refused.when(!self.links.is_empty(), &field("Links"));
+        refused.when(!self.mac_address.is_empty() && !observed, &field("MacAddress"));
+        refused.when(!self.aliases.is_empty(), &field("Aliases"));
+        refused.when(!self.driver_opts.is_empty(), &field("DriverOpts"));
+        refused.when(self.gw_priority != 0, &field("GwPriority"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_body_full_of_null_is_the_default() {
+        let body = br#"{"Cmd":null,"Env":null,"Healthcheck":null,"HostConfig":{"Binds":null,"LogConfig":null,"Memory":null,"Init":null},"NetworkingConfig":null}"#;
+        let request = CreateRequest::from_slice(body).expect("decodes");
+        assert_eq!(request, CreateRequest::default());
+        assert!(request.not_served().is_empty());
+        assert!(CreateRequest::from_slice(b"[]").is_err());
+        assert!(CreateRequest::from_slice(b"null").is_err());
+    }
+
+    #[test]
+    fn a_command_may_be_one_text_and_names_may_have_any_case() {
+        let body = br#"{"image":"busybox","cmd":"true","Entrypoint":["sh","-c"],"hostconfig":{"portbindings":{"80/tcp":[{"HostPort":"8080"}]},"Foo":1}}"#;
+        let request = CreateRequest::from_slice(body).expect("decodes");
+        assert_eq!(request.config.image, "busybox");
+        assert_eq!(*request.config.cmd, ["true"]);
+        assert_eq!(*request.config.entrypoint, ["sh", "-c"]);
+        assert_eq!(request.host.port_bindings["80/tcp"][0].host_port, "8080");
+    }
+
+    #[test]
+    fn what_inspect_shows_can_be_given_to_create() {
+        let body = json!({
+            "Image": "busybox", "Cmd": ["sh"], "Env": ["A=1"], "ExposedPorts": {"80/tcp": {}}, "StopTimeout": 3,
+            "HostConfig": {
+                "Memory": 67108864, "PidsLimit": 64, "PortBindings": {"80/tcp": [{"HostPort": ""}]}, "Binds": ["v:/data"], "Init": true,
+                "Mounts": [{"Type": "tmpfs", "Target": "/tt", "TmpfsOptions": {"SizeBytes": 1024}}], "CapAdd": [],
+                "Ulimits": [{"Name": "nofile", "Soft": 1000, "Hard": 2000}],
+            },
+            "NetworkingConfig": {"EndpointsConfig": {"bridge": {"EndpointID": "e", "MacAddress": "02:42:ac:11:00:02"}}},
+        });
+        let mut request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
+        request.host.fill_defaults(false);
+        let shown = request.to_value().expect("encodes");
+        let again = CreateRequest::from_slice(shown.to_string().as_bytes()).expect("decodes again");
+        assert_eq!(again, request);
+        assert_eq!(again.not_served(), Vec::<String>::new());
+        assert_eq!(shown["HostConfig"]["MemorySwap"], 134_217_728);
+        assert_eq!(shown["HostConfig"]["CapAdd"], json!([]));
+        assert_eq!(shown["HostConfig"]["CapDrop"], json!(null));
+        let plain: HostConfig = serde_json::from_value(shown["HostConfig"].clone()).expect("own output needs no leniency");
+        assert_eq!(plain, request.host);
+    }
+
+    #[test]
+    fn what_is_not_served_is_named() {
+        let body = json!({
+            "Healthcheck": {"Test": ["CMD", "true"]}, "MacAddress": "02:42:ac:11:00:02",
+            "HostConfig": {
+                "VolumesFrom": ["a"], "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
+                "Mounts": [{"Type": "bind"}, {"Type": "image"}], "SecurityOpt": ["label=disable", "apparmor=x", "no-new-privileges"],
+            },
+            "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv4Address": "10.0.0.2"}, "MacAddress": "02:42:ac:11:00:02"}}},
+        });
+        let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
+        let expected = [
+            "Healthcheck",
+            "MacAddress",
+            "HostConfig.LogConfig.Type (syslog)",
+            "HostConfig.VolumesFrom",
+            "HostConfig.UsernsMode",
+            "HostConfig.Runtime",
+            "HostConfig.SecurityOpt (apparmor=x)",
+            "HostConfig.Mounts[1].Type (image)",
+            "NetworkingConfig.EndpointsConfig[n].IPAMConfig",
+            "NetworkingConfig.EndpointsConfig[n].MacAddress",
+            "NetworkingConfig.EndpointsConfig[n].Aliases",
+        ];
+        assert_eq!(request.not_served(), expected);
+    }
+
+    #[test]
+    fn no_probe_and_the_images_probe_are_served() {
+        for probe in [json!({"Test": ["NONE"]}), json!({}), json!({"Test": []}), json!({"Test": null})] {
+            let request = CreateRequest::from_slice(json!({"Healthcheck": probe}).to_string().as_bytes()).expect("decodes");
+            assert!(request.not_served().is_empty(), "{probe}");
+        }
+    }
+
+    #[test]
+    fn an_update_without_a_policy_leaves_it() {
+        let update = UpdateRequest::from_slice(br#"{"Memory":5,"RestartPolicy":{"Name":"","MaximumRetryCount":0}}"#).expect("decodes");
+        assert_eq!((update.resources.memory, update.restart_policy), (5, None));
+        let update = UpdateRequest::from_slice(br#"{"RestartPolicy":{"Name":"always"}}"#).expect("decodes");
+        assert_eq!(update.restart_policy.map(|policy| policy.name).as_deref(), Some("always"));
+    }
+
+    #[test]
+    fn modes_are_told_apart() {
+        assert_eq!(NamespaceMode::parse(""), NamespaceMode::Default);
+        assert_eq!(NamespaceMode::parse("host"), NamespaceMode::Host);
+        assert_eq!(NamespaceMode::parse("container:web"), NamespaceMode::Container("web"));
+        assert_eq!(NamespaceMode::parse("private"), NamespaceMode::Other("private"));
+    }
+}
