@@ -1,1 +1,38 @@
-//! TODO
+//! Networks of one host: the bridge that containers hang on, their addresses, the way out, and published ports.
+//!
+//! A synchronous library over rtnetlink and nf_tables messages: no helper program is ever run, and a change is one
+//! message batch. [`Net`] is thread-safe; callers in asynchronous code run it on a blocking thread.
+//!
+//! * [`Net::open`] makes (or repairs) the bridge and the nftables table, [`Net::close`] takes them away.
+//! * [`Netns`] is a network namespace as a descriptor; [`Net::attach`] puts an interface into it.
+//! * [`Net::publish`] reserves host ports by bound sockets, held by the [`netd`] process, and translates them in the kernel.
+//! * [`Net::release`] gives address and ports back at once; the interface dies with its namespace.
+//! * [`files`] writes what a container reads about names: `/etc/hosts` and `/etc/resolv.conf`.
+#![forbid(unsafe_code)]
+
+mod config;
+mod endpoint;
+mod error;
+pub mod files;
+mod ipam;
+mod link;
+mod manager;
+pub mod netd;
+mod netlink;
+mod netns;
+mod network;
+mod nft;
+mod owner;
+mod ports;
+mod subnet;
+
+pub use config::{Firewall, ForeignForward, NetConfig, Pool, PublishedPolicy};
+pub use endpoint::{Endpoint, EndpointRequest, PortBinding, PortRequest, Protocol};
+pub use error::Error;
+pub use manager::{Net, Reconciled};
+pub use netns::Netns;
+pub use network::{Driver, Network};
+pub use subnet::{Mac, Subnet};
+
+/// What the operations of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

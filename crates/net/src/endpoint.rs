@@ -1,0 +1,116 @@
+//! What connects a container to a network, and the ports of the host that lead to it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use types::Id;
+
+use crate::{Mac, Subnet};
+
+/// What [`crate::Net::attach`] is asked for.
+#[derive(Debug, Clone)]
+pub struct EndpointRequest {
+    /// The container's id, the key under which its ports are held.
+    pub container: Id,
+    /// How people call the container: told to whoever wants an address or port that it has.
+    pub owner: String,
+    /// The network by name or id.
+    pub network: String,
+    /// A fixed address instead of the next free one.
+    pub address: Option<Ipv4Addr>,
+    /// A fixed hardware address instead of one derived from the address.
+    pub mac: Option<Mac>,
+    /// The interface's name inside, `eth0` by default.
+    pub ifname: Option<String>,
+}
+
+impl EndpointRequest {
+    /// A request with defaults for everything optional.
+    pub fn new(container: Id, owner: impl Into<String>, network: impl Into<String>) -> Self {
+        Self { container, owner: owner.into(), network: network.into(), address: None, mac: None, ifname: None }
+    }
+}
+
+/// A container's interface on a network with its lease and its published ports. The engine keeps it in the container's
+/// record and hands it back to [`crate::Net::restore`] after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Of this connection; new with each attach.
+    pub id: Id,
+    /// The network's id.
+    pub network: Id,
+    /// The container's id.
+    pub container: Id,
+    /// The container's name, for messages.
+    pub owner: String,
+    /// The leased address with the network's prefix length.
+    pub address: Subnet,
+    /// The default route.
+    pub gateway: Ipv4Addr,
+    /// The interface's hardware address.
+    pub mac: Mac,
+    /// The interface's name inside the container.
+    pub ifname: String,
+    /// The name of its other end on the host.
+    pub host_ifname: String,
+    /// The published ports.
+    #[serde(default)]
+    pub bindings: Vec<PortBinding>,
+}
+
+/// A transport protocol that ports belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// One port to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRequest {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// An address of the host; `None` is every address, IPv4 and IPv6.
+    pub host_ip: Option<IpAddr>,
+    /// The wanted host port: `0..=0` is any free one, a range is the first free port in it.
+    pub host_ports: RangeInclusive<u16>,
+    /// The port inside.
+    pub container_port: u16,
+}
+
+/// One published port as Docker lists it: a port on every address gives two, of `0.0.0.0` and of `::`, with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address.
+    pub host_ip: IpAddr,
+    /// The host's port.
+    pub host_port: u16,
+    /// The port inside.
+    pub container_port: u16,
+}

@@ -1,0 +1,237 @@
+//! What can go wrong with a network.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use types::{Classify, ErrorKind, Id};
+
+use crate::endpoint::Protocol;
+use crate::{Mac, Subnet};
+
+/// A failed operation and its subject.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not `a.b.c.d/n`.
+    #[error("{text:?} is not a subnet: an IPv4 address and a prefix length such as 172.30.0.0/16 are expected")]
+    BadSubnet {
+        /// As given.
+        text: String,
+    },
+    /// Not six bytes, or a group address.
+    #[error("{text:?} is not a MAC address of one interface: six bytes such as 02:ca:ac:1e:00:02 are expected")]
+    BadMac {
+        /// As given.
+        text: String,
+    },
+    /// Not `base=…,size=…`.
+    #[error("{text:?} is not an address pool: base=172.30.0.0/16,size=24 is expected")]
+    BadPool {
+        /// As given.
+        text: String,
+    },
+    /// Too long, or with characters that the kernel refuses.
+    #[error("{name:?} cannot name an interface: 1 to 15 characters without '/' and blanks are expected")]
+    BadInterfaceName {
+        /// As given.
+        name: String,
+    },
+    /// No network of that name or id.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// As given.
+        name: String,
+    },
+    /// `host` and `none` have no interfaces to give.
+    #[error("network {name} has no interfaces to attach: its driver is {driver}")]
+    NotAttachable {
+        /// The network.
+        name: String,
+        /// Its driver.
+        driver: &'static str,
+    },
+    /// Every range meets a route, an address or a resolver of the host.
+    #[error("no free subnet in the address pools: each one overlaps a route, an address or a resolver of this host")]
+    NoFreeSubnet,
+    /// The bridge's wanted subnet meets another interface's.
+    #[error("subnet {subnet} overlaps {other} of this host")]
+    SubnetTaken {
+        /// The wanted one.
+        subnet: Subnet,
+        /// What is in the way.
+        other: String,
+    },
+    /// All leased.
+    #[error("no free address left in {subnet} of network {network}: all {capacity} are leased")]
+    AddressesExhausted {
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: Subnet,
+        /// How many it has.
+        capacity: u32,
+    },
+    /// Leased to another container.
+    #[error("address {address} is in use by container {owner}")]
+    AddressTaken {
+        /// The wanted address.
+        address: Ipv4Addr,
+        /// Who has it.
+        owner: String,
+    },
+    /// Outside the subnet, or the gateway's, network's or broadcast address.
+    #[error("address {address} cannot be given to a container of {subnet}")]
+    AddressUnusable {
+        /// The wanted address.
+        address: Ipv4Addr,
+        /// The network's subnet.
+        subnet: Subnet,
+    },
+    /// Two endpoints with one hardware address.
+    #[error("MAC address {mac} is in use by container {owner}")]
+    MacTaken {
+        /// The wanted one.
+        mac: Mac,
+        /// Who has it.
+        owner: String,
+    },
+    /// Published by another container of this engine.
+    #[error("bind for {host}:{port}/{protocol} failed: port is already allocated to container {owner}")]
+    PortAllocated {
+        /// The host's address.
+        host: IpAddr,
+        /// The port, the last one tried of a range.
+        port: u16,
+        /// The protocol.
+        protocol: Protocol,
+        /// Who has it.
+        owner: String,
+    },
+    /// Bound by some process of the host.
+    #[error("bind for {host}:{port}/{protocol} failed: address already in use{}", by(.holder))]
+    PortInUse {
+        /// The host's address.
+        host: IpAddr,
+        /// The port.
+        port: u16,
+        /// The protocol.
+        protocol: Protocol,
+        /// "python3 (pid 77)", where it can be seen.
+        holder: Option<String>,
+    },
+    /// The host has no such address, or the port needs a right that the engine lacks.
+    #[error("bind for {host}:{port}/{protocol} failed")]
+    Bind {
+        /// The host's address.
+        host: IpAddr,
+        /// The port.
+        port: u16,
+        /// The protocol.
+        protocol: Protocol,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A request to the kernel's link, address or route tables.
+    #[error("{operation} {subject}")]
+    Link {
+        /// "create bridge".
+        operation: &'static str,
+        /// "cais0".
+        subject: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A request to nf_tables.
+    #[error("change the nftables table {table}: {operation}")]
+    Nft {
+        /// The table.
+        table: String,
+        /// "publish ports of web".
+        operation: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A namespace operation.
+    #[error("{operation} a network namespace")]
+    Namespace {
+        /// "create".
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A file of `/proc/sys` or the run directory.
+    #[error("{operation} {}", path.display())]
+    File {
+        /// "write".
+        operation: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Port holding process.
+    #[error("netd: {operation}")]
+    Netd {
+        /// "start", "hand over ports".
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `release` or `publish` of something unknown.
+    #[error("endpoint {id} is not attached")]
+    NoSuchEndpoint {
+        /// Its id.
+        id: Id,
+    },
+}
+
+fn by(holder: &Option<String>) -> String {
+    holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BadSubnet { .. } | Self::BadMac { .. } | Self::BadPool { .. } | Self::BadInterfaceName { .. } => ErrorKind::InvalidInput,
+            Self::NotAttachable { .. } | Self::AddressUnusable { .. } => ErrorKind::InvalidInput,
+            Self::NoSuchNetwork { .. } | Self::NoSuchEndpoint { .. } => ErrorKind::NotFound,
+            Self::SubnetTaken { .. } | Self::AddressTaken { .. } | Self::MacTaken { .. } => ErrorKind::Conflict,
+            // Docker answers 500 to a taken port and its clients look at the text alone.
+            Self::PortAllocated { .. } | Self::PortInUse { .. } => ErrorKind::Internal,
+            Self::NoFreeSubnet | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
+            Self::Link { source, .. } | Self::Nft { source, .. } | Self::Namespace { source, .. } | Self::Bind { source, .. } => {
+                match *source {
+                    Errno::PERM | Errno::ACCESS => ErrorKind::Forbidden,
+                    _ => ErrorKind::Internal,
+                }
+            }
+            Self::File { .. } | Self::Netd { .. } => ErrorKind::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoFreeSubnet => "give the engine a range of your own: --bip 172.30.0.1/16, or --default-address-pool base=…,size=…",
+            Self::SubnetTaken { .. } => "choose another one with --bip",
+            Self::AddressesExhausted { .. } => "remove containers, or give the engine a larger range with --bip",
+            Self::PortAllocated { .. } | Self::PortInUse { .. } => "publish another host port, or 0 for any free one",
+            Self::Bind { source: Errno::ADDRNOTAVAIL, .. } => "the host address must be one of this machine's: see ip address",
+            Self::Link { source: Errno::PERM, .. }
+            | Self::Nft { source: Errno::PERM, .. }
+            | Self::Namespace { source: Errno::PERM, .. } => "the engine needs root, or CAP_NET_ADMIN and CAP_SYS_ADMIN",
+            Self::Link { source: Errno::OPNOTSUPP, .. } => "the kernel lacks bridge or veth: load the modules bridge and veth",
+            Self::Nft { source: Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::NOENT, .. } => {
+                "the kernel lacks a part of nf_tables: load the modules nf_tables, nft_chain_nat, nft_ct, nft_fib_inet and nft_masq"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
