@@ -1,1 +1,21 @@
-//! TODO
+//! The OCI runtime: makes containers out of a [`oci::Spec`], in-process and without other programs.
+//!
+//! [`plan::plan`] turns a specification into ordered steps without touching the machine; [`create`] forks a child that carries them out and then waits;
+//! [`Created::start`] lets it execute its program. [`exec()`] runs a further process in a running container. Everything is synchronous, and the calling
+//! process must have one thread.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod default;
+pub mod error;
+pub mod exec;
+pub mod launch;
+pub mod oci;
+pub mod plan;
+pub mod resources;
+pub mod seccomp;
+pub mod user;
+
+pub use error::{Error, Result};
+pub use exec::{ExecTarget, Joining, exec};
+pub use launch::{Created, Gate, Group, Launch, Namespaces, Root, Running, Stdio, create};

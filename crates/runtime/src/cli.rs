@@ -1,0 +1,8 @@
+//! `cais runtime`: the command line of an OCI runtime.
+
+use std::ffi::OsString;
+
+/// Runs the command of `args` (without the program's name): `create run start state kill delete exec list`. Returns the exit code.
+pub fn main(args: &[OsString]) -> i32 {
+    todo!()
+}

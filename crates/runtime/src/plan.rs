@@ -1,0 +1,1 @@
+//! From a specification to ordered steps, without touching the machine.
