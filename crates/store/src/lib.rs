@@ -1,1 +1,54 @@
-//! TODO
+//! The store: content by digest, layers and snapshots for overlayfs, images and their names, volumes, and the metadata database.
+//!
+//! Everything here blocks and may be called from any thread; the engine calls it through `spawn_blocking`. Lists and look-ups ([`Store::images`], [`Store::resolve`],
+//! [`Store::volumes`]) read an immutable snapshot in memory and never wait for a disk, nor for a writer that does.
+//!
+//! On disk, below the data root:
+//!
+//! - `db/cais.db`: documents by kind and id, among them `image`, `name`, `layer` and `volume` of this crate;
+//! - `content/sha256/<hex>`: configurations, manifests and indexes, byte for byte;
+//! - `layers/<hex>/fs`: a layer's files, ready to be an overlay's lower directory, and beside it `recipe`, which gives back the exact archive;
+//! - `containers/<id>/{upper,work,layers}`: a container's read/write layer and the list of the layers below it; the engine keeps more files of its own in that directory;
+//! - `volumes/<name>/_data`;
+//! - `staging/`: what is being made, emptied at start; `trash/`: what is being removed, emptied in the background.
+#![forbid(unsafe_code)]
+
+pub mod archive;
+mod catalog;
+mod changes;
+mod content;
+mod db;
+pub mod ephemeral;
+mod error;
+mod image;
+mod import;
+mod layer;
+mod load;
+mod merged;
+mod reaper;
+pub mod records;
+#[cfg(test)]
+mod records_contract;
+mod remove;
+mod save;
+mod snapshot;
+mod store;
+mod usage;
+mod volume;
+
+pub use archive::limits::Limits;
+pub use catalog::{Catalog, Image, ImageLayer, Layer, Name, Origin, RootAttributes};
+pub use content::Content;
+pub use db::Database;
+pub use ephemeral::Ephemeral;
+pub use error::{Error, Result};
+pub use image::{HistoryEntry, NewImage, NewLayer};
+pub use import::ImportOptions;
+pub use layer::{LayerHold, StagedLayer};
+pub use load::Loaded;
+pub use records::{Records, Transaction};
+pub use remove::{ImageUser, Removal};
+pub use snapshot::Snapshot;
+pub use store::{Options, Store};
+pub use usage::{ImageUsage, Usage, VolumeUsage};
+pub use volume::{NewVolume, Volume};

@@ -1,0 +1,3 @@
+//! Archives as untrusted input: reading, unpacking through directory descriptors, and giving back the exact bytes.
+
+pub mod limits;
