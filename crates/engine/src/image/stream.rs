@@ -1,0 +1,1 @@
+//! Bodies as blocking readers and writers.
