@@ -3,9 +3,12 @@
 pub mod bpf;
 pub mod caps;
 pub mod fork;
+pub mod heap;
 pub mod keyring;
 pub mod mount;
+pub mod net;
 pub mod ns;
+pub mod pidfd;
 pub mod pty;
 pub mod seccomp;
 pub mod sigwait;
