@@ -1,0 +1,299 @@
+//! Starting the container, and further processes in it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use cgroup::OomWatch;
+use monitor::protocol::FdRole;
+use monitor::{ErrorCode, ExecRequest, Failure, LaunchRequest, Reply, Root, Started, exit_record};
+use runtime::{ExecTarget, Joining, Launch, Running, Stdio, oci};
+use rustix::pipe::PipeFlags;
+use types::Classify;
+
+use super::container::{Container, read_program, start_ticks};
+use super::log::LogWriter;
+use super::poll::{Interest, Token};
+use super::process::{Process, Streams};
+use super::{Monitor, now_ns, null};
+
+/// The descriptors that came with a launch.
+#[derive(Debug, Default)]
+struct Given {
+    net: Option<OwnedFd>,
+    ipc: Option<OwnedFd>,
+    uts: Option<OwnedFd>,
+    pid: Option<OwnedFd>,
+    seccomp: Option<OwnedFd>,
+    clients: Vec<OwnedFd>,
+}
+
+/// The process's ends of its standard streams.
+struct Ends {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Monitor {
+    /// Creates and starts the container.
+    pub(super) fn launch(&mut self, request: LaunchRequest, roles: &[FdRole], fds: Vec<OwnedFd>) -> Reply {
+        if self.container.is_some() {
+            return Reply::Failed { code: ErrorCode::Conflict, text: "the container has been launched already".to_owned() };
+        }
+        match self.try_launch(request, Given::sort(roles, fds)) {
+            Ok(started) => Reply::Started(started),
+            Err(failure) => {
+                self.over = true;
+                Reply::LaunchFailed(failure)
+            }
+        }
+    }
+
+    fn try_launch(&mut self, request: LaunchRequest, given: Given) -> Result<Started, Failure> {
+        let exit_record = exit_record::prepare(&request.exit_record).map_err(|error| failure("exit record", &error))?;
+        self.log = request.log.as_ref().map(LogWriter::open).transpose().map_err(|error| failure("open log", &error))?;
+        let system = cgroup::System::detect().map_err(|error| classified("cgroup", &error))?;
+        let program = given.seccomp.as_ref().map(read_program).transpose().map_err(|error| failure("read seccomp program", &error))?;
+        let init = if request.init { Some(own_program().map_err(|error| failure("open init", &error))?) } else { None };
+        let size = terminal_size(request.spec.process.as_ref());
+        let (ends, mut streams) = match size {
+            Some(_) => (None, Streams::default()),
+            None => {
+                pipes(request.open_stdin).map(|(ends, streams)| (Some(ends), streams)).map_err(|error| failure("make pipes", &error))?
+            }
+        };
+        let mut launch = Launch::new(&request.id, &request.spec, root(&request.root), stdio(ends.as_ref(), size));
+        launch.namespaces.net = given.net.as_ref().map(AsFd::as_fd);
+        launch.namespaces.ipc = given.ipc.as_ref().map(AsFd::as_fd);
+        launch.namespaces.uts = given.uts.as_ref().map(AsFd::as_fd);
+        launch.namespaces.pid = given.pid.as_ref().map(AsFd::as_fd);
+        launch.cgroup = Some(runtime::Group { system: &system, path: Path::new(&request.cgroup) });
+        launch.seccomp_program = program.as_deref();
+        launch.init = init.as_ref().map(AsFd::as_fd);
+        launch.user = Some(request.user.clone()).filter(|user| !user.is_empty());
+        launch.additional_groups.clone_from(&request.additional_groups);
+
+        let created = runtime::create(&launch).map_err(|error| runtime_failure(&error))?;
+        let oom =
+            created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?.flatten();
+        let pid = created.pid.as_raw_nonzero().get();
+        let mounts = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map_err(|error| failure("hold the mount namespace", &error))?;
+        let start_ticks = start_ticks(pid).map_err(|error| failure("read the start time", &error))?;
+        let mut running = created.start().map_err(|error| runtime_failure(&error))?;
+        drop(ends);
+
+        let started = Started { pid, start_ticks, at_ns: now_ns() };
+        if let Some(master) = running.tty_master.take() {
+            streams = terminal_streams(master, request.open_stdin).map_err(|error| failure("use the terminal", &error))?;
+        }
+        let group = running.group.take().unwrap_or_else(|| cgroup::Group::open(&system, Path::new(&request.cgroup)));
+        let mut process =
+            Process::new(&self.poll, 0, None, pid, running.pidfd, streams).map_err(|error| failure("watch the process", &error))?;
+        process.stdin_once = request.stdin_once;
+        self.processes.push(process);
+        if let Some(oom) = &oom {
+            let _ = self.poll.add(oom, Token::Oom, Interest::READ);
+        }
+        self.container = Some(Container {
+            id: request.id,
+            spec: reduced(*request.spec, given.seccomp.is_some()),
+            seccomp: given.seccomp,
+            group,
+            oom,
+            oom_kills: 0,
+            mounts: Some(mounts),
+            started: started.clone(),
+            paused: false,
+            exit_record,
+            kill_at: None,
+            ended: None,
+            exit: None,
+            exit_at: None,
+            acknowledged: false,
+            exec_exits: VecDeque::new(),
+        });
+        for (attach, socket) in request.attach.iter().zip(given.clients) {
+            self.seat_client(0, socket, attach);
+        }
+        Ok(started)
+    }
+
+    /// Starts another process in the container.
+    pub(super) fn exec(&mut self, request: ExecRequest, client: Option<OwnedFd>) -> Reply {
+        let running = match self.try_exec(&request) {
+            Ok(running) => running,
+            Err(reply) => return *reply,
+        };
+        let (running, streams) = running;
+        let pid = running.pid.as_raw_nonzero().get();
+        let number = self.next_number();
+        match Process::new(&self.poll, number, Some(request.id), pid, running.pidfd, streams) {
+            Ok(mut process) => {
+                process.stdin_once = true;
+                self.processes.push(process);
+            }
+            Err(error) => return Reply::ExecFailed(failure("watch the process", &error)),
+        }
+        if let (Some(attach), Some(client)) = (&request.attach, client) {
+            self.seat_client(number, client, attach);
+        }
+        Reply::ExecStarted { pid }
+    }
+
+    fn try_exec(&self, request: &ExecRequest) -> Result<(Running, Streams), Box<Reply>> {
+        let refuse = |code, text: &str| Box::new(Reply::Failed { code, text: text.to_owned() });
+        let fail = |failure| Box::new(Reply::ExecFailed(failure));
+        let (Some(container), Some(first)) = (&self.container, self.process(0).filter(|process| process.status.is_none())) else {
+            return Err(refuse(ErrorCode::NotRunning, "the container is not running"));
+        };
+        if container.paused {
+            return Err(refuse(ErrorCode::Conflict, "the container is paused"));
+        }
+        if self.processes.iter().any(|process| process.exec.as_ref() == Some(&request.id)) {
+            return Err(refuse(ErrorCode::Conflict, "an exec of this id is running"));
+        }
+        let Some((pid, pidfd)) = first.identity() else {
+            return Err(refuse(ErrorCode::NotRunning, "the container is not running"));
+        };
+        let program = container.seccomp_program().map_err(|error| fail(failure("read seccomp program", &error)))?;
+        let target = ExecTarget { pid, pidfd, group: Some(&container.group), spec: &container.spec, seccomp_program: program.as_deref() };
+        let joining = Joining {
+            user: Some(request.user.clone()).filter(|user| !user.is_empty()),
+            additional_groups: request.additional_groups.clone(),
+            unconfined: request.unconfined,
+            ..Joining::default()
+        };
+        let size = terminal_size(Some(&request.process));
+        let open_stdin = request.attach.as_ref().is_some_and(|attach| attach.stdin);
+        let (ends, mut streams) = match (size, &request.attach) {
+            (Some(_), _) => (None, Streams::default()),
+            (None, Some(_)) => {
+                pipes(open_stdin).map(|(ends, streams)| (Some(ends), streams)).map_err(|error| fail(failure("make pipes", &error)))?
+            }
+            (None, None) => (Some(nowhere().map_err(|error| fail(failure("open /dev/null", &error)))?), Streams::default()),
+        };
+        let mut running = runtime::exec(&target, &request.process, stdio(ends.as_ref(), size), &joining)
+            .map_err(|error| fail(runtime_failure(&error)))?;
+        if let Some(master) = running.tty_master.take() {
+            streams = terminal_streams(master, open_stdin).map_err(|error| fail(failure("use the terminal", &error)))?;
+        }
+        Ok((running, streams))
+    }
+}
+
+impl Given {
+    fn sort(roles: &[FdRole], fds: Vec<OwnedFd>) -> Self {
+        let mut given = Self::default();
+        for (role, fd) in roles.iter().zip(fds) {
+            match role {
+                FdRole::NetNamespace => given.net = Some(fd),
+                FdRole::IpcNamespace => given.ipc = Some(fd),
+                FdRole::UtsNamespace => given.uts = Some(fd),
+                FdRole::PidNamespace => given.pid = Some(fd),
+                FdRole::Seccomp => given.seccomp = Some(fd),
+                FdRole::Client => given.clients.push(fd),
+            }
+        }
+        given
+    }
+}
+
+/// Rows and columns, where the process wants a terminal: the kernel's 0 × 0 if it does not say a size.
+fn terminal_size(process: Option<&oci::Process>) -> Option<Option<(u16, u16)>> {
+    let process = process.filter(|process| process.terminal)?;
+    Some(process.console_size.as_ref().map(|size| (size.height, size.width)))
+}
+
+fn stdio(ends: Option<&Ends>, size: Option<Option<(u16, u16)>>) -> Stdio<'_> {
+    match ends {
+        Some(ends) => Stdio::Fds { stdin: ends.stdin.as_fd(), stdout: ends.stdout.as_fd(), stderr: ends.stderr.as_fd() },
+        None => Stdio::Tty { size: size.flatten() },
+    }
+}
+
+fn pipes(open_stdin: bool) -> io::Result<(Ends, Streams)> {
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let (stdin, feed) = if open_stdin {
+        let (read, write) = pipe()?;
+        (read, Some(write))
+    } else {
+        (null()?, None)
+    };
+    let (from_stdout, stdout) = pipe()?;
+    let (from_stderr, stderr) = pipe()?;
+    Ok((Ends { stdin, stdout, stderr }, Streams { stdin: feed, stdout: Some(from_stdout), stderr: Some(from_stderr), terminal: None }))
+}
+
+/// For a process that nobody listens to.
+fn nowhere() -> io::Result<Ends> {
+    let null = null()?;
+    Ok(Ends { stdin: null.try_clone()?, stdout: null.try_clone()?, stderr: null })
+}
+
+fn terminal_streams(master: OwnedFd, open_stdin: bool) -> io::Result<Streams> {
+    let stdin = if open_stdin { Some(master.try_clone()?) } else { None };
+    Ok(Streams { stdin, stdout: Some(master.try_clone()?), stderr: None, terminal: Some(master) })
+}
+
+fn root(root: &Root) -> runtime::Root {
+    match root.clone() {
+        Root::Path(path) => runtime::Root::Path(path),
+        Root::Overlay { lower, upper, work, volatile } => runtime::Root::Overlay { lower, upper, work, volatile },
+    }
+}
+
+/// This program, which is the init too.
+fn own_program() -> io::Result<std::fs::File> {
+    std::fs::File::open("/proc/self/exe")
+}
+
+/// What an exec, or the end, needs of a specification; the rest need not stay in memory.
+fn reduced(mut spec: oci::Spec, precompiled: bool) -> oci::Spec {
+    spec.process = None;
+    spec.mounts = Vec::new();
+    spec.annotations.clear();
+    spec.linux.resources = None;
+    spec.linux.devices = Vec::new();
+    spec.linux.masked_paths = Vec::new();
+    spec.linux.readonly_paths = Vec::new();
+    if let Some(seccomp) = spec.linux.seccomp.as_mut().filter(|_| precompiled) {
+        seccomp.syscalls = Vec::new();
+    }
+    spec
+}
+
+fn failure(step: &str, error: &dyn std::error::Error) -> Failure {
+    Failure {
+        step: step.to_owned(),
+        text: format!("{step}: {}", types::error::chain(error)),
+        exit_code: runtime::error::EXIT_ENGINE,
+        kind: types::ErrorKind::Internal.into(),
+        hint: None,
+    }
+}
+
+fn classified(step: &str, error: &dyn Classify) -> Failure {
+    let error_text = types::error::chain(error);
+    Failure {
+        step: step.to_owned(),
+        text: error_text,
+        exit_code: runtime::error::EXIT_ENGINE,
+        kind: error.kind().into(),
+        hint: error.hint(),
+    }
+}
+
+fn runtime_failure(error: &runtime::Error) -> Failure {
+    let step = match error {
+        runtime::Error::Step { step, .. } => step,
+        runtime::Error::Exec { .. } => "exec",
+        runtime::Error::UnknownUser { .. } => "user",
+        runtime::Error::Hook { .. } => "hook",
+        runtime::Error::Cgroup(_) => "cgroup",
+        runtime::Error::ChildLost { .. } => "lost",
+        _ => "spec",
+    };
+    Failure { exit_code: error.exit_code(), ..classified(step, error) }
+}

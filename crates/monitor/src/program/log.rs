@@ -1,0 +1,399 @@
+//! The json-file log: one line of JSON per line of output, as Docker writes it, so that everything that reads Docker's logs reads these.
+//!
+//! Output comes in pieces of up to 64 KiB; the lines of a piece are appended with one write. A line longer than 16 KiB is split into records
+//! without newline, of which the last one ends with it. What a stream has begun and not ended is kept until its newline comes, or its end.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use monitor::LogFile;
+
+/// The longest content of one record, in bytes of output.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Which stream a piece of output came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output, or a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The log of one container.
+#[derive(Debug)]
+pub struct LogWriter {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    max_bytes: Option<u64>,
+    max_files: u32,
+    /// Begun lines: of standard output, of standard error.
+    begun: [Vec<u8>; 2],
+    batch: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Opens or makes the file, and ends a torn last line of an earlier run.
+    pub fn open(log: &LogFile) -> io::Result<Self> {
+        let (file, size) = open_for_append(&log.path)?;
+        let mut writer = Self {
+            file,
+            path: log.path.clone(),
+            size,
+            max_bytes: log.max_bytes,
+            max_files: log.max_files.unwrap_or(1).max(1),
+            begun: [Vec::new(), Vec::new()],
+            batch: Vec::new(),
+        };
+        if writer.ends_torn()? {
+            writer.file.write_all(b"\n")?;
+            writer.size += 1;
+        }
+        Ok(writer)
+    }
+
+    /// Records a piece of output that was read at `now_ns` (nanoseconds of Unix time).
+    pub fn append(&mut self, stream: Stream, piece: &[u8], now_ns: i64) -> io::Result<()> {
+        let time = timestamp(now_ns);
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let begun = &self.begun[stream as usize];
+            let room = RECORD_BYTES_MAX - begun.len();
+            let newline = rest.iter().take(room).position(|&byte| byte == b'\n');
+            let taken = match newline {
+                Some(position) => position + 1,
+                None if rest.len() >= room => room - cut_character(&rest[..room]),
+                None => {
+                    self.begun[stream as usize].extend_from_slice(rest);
+                    break;
+                }
+            };
+            let (content, after) = rest.split_at(taken);
+            rest = after;
+            if self.begun[stream as usize].is_empty() {
+                record(&mut self.batch, stream, content, &time);
+            } else {
+                let mut whole = std::mem::take(&mut self.begun[stream as usize]);
+                whole.extend_from_slice(content);
+                record(&mut self.batch, stream, &whole, &time);
+                whole.clear();
+                self.begun[stream as usize] = whole;
+            }
+        }
+        self.flush()
+    }
+
+    /// Records what a stream has begun and will not end any more.
+    pub fn end(&mut self, stream: Stream, now_ns: i64) -> io::Result<()> {
+        let begun = std::mem::take(&mut self.begun[stream as usize]);
+        if !begun.is_empty() {
+            record(&mut self.batch, stream, &begun, &timestamp(now_ns));
+        }
+        self.flush()
+    }
+
+    /// Frees buffers that an idle log does not need.
+    pub fn shrink(&mut self) {
+        self.batch = Vec::new();
+        for begun in &mut self.begun {
+            begun.shrink_to_fit();
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let result = self.rotate_if_full().and_then(|()| self.file.write_all(&self.batch));
+        match &result {
+            Ok(()) => self.size += self.batch.len() as u64,
+            // What could be written of a record without space is taken back, so that the next record starts on a line of its own.
+            Err(_) => {
+                let _ = self.file.set_len(self.size);
+            }
+        }
+        self.batch.clear();
+        result
+    }
+
+    fn rotate_if_full(&mut self) -> io::Result<()> {
+        let Some(max) = self.max_bytes else { return Ok(()) };
+        if self.size == 0 || self.size + self.batch.len() as u64 <= max {
+            return Ok(());
+        }
+        if self.max_files == 1 {
+            self.file.set_len(0)?;
+        } else {
+            for number in (1..self.max_files - 1).rev() {
+                ignore_missing(std::fs::rename(rotated(&self.path, number), rotated(&self.path, number + 1)))?;
+            }
+            ignore_missing(std::fs::rename(&self.path, rotated(&self.path, 1)))?;
+            self.file = open_for_append(&self.path)?.0;
+        }
+        self.size = 0;
+        Ok(())
+    }
+
+    fn ends_torn(&self) -> io::Result<bool> {
+        if self.size == 0 {
+            return Ok(false);
+        }
+        let mut reader = File::open(&self.path)?;
+        reader.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        reader.read_exact(&mut last)?;
+        Ok(last != *b"\n")
+    }
+}
+
+fn open_for_append(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
+}
+
+/// The path of the rotated file `number`, 1 being the youngest.
+fn rotated(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// How many bytes at the end of `content` are the beginning of a UTF-8 character that goes on after it: a record must not cut one in two.
+fn cut_character(content: &[u8]) -> usize {
+    for back in 1..=content.len().min(3) {
+        let byte = content[content.len() - back];
+        let length = match byte {
+            0xC2..=0xDF => 2,
+            0xE0..=0xEF => 3,
+            0xF0..=0xF4 => 4,
+            0x80..=0xBF => continue,
+            _ => return 0,
+        };
+        return if length > back { back } else { 0 };
+    }
+    0
+}
+
+fn record(batch: &mut Vec<u8>, stream: Stream, content: &[u8], time: &[u8]) {
+    batch.reserve(content.len() + content.len() / 8 + 96);
+    batch.extend_from_slice(b"{\"log\":\"");
+    escape(batch, content);
+    batch.extend_from_slice(match stream {
+        Stream::Stdout => b"\",\"stream\":\"stdout\",\"time\":\"",
+        Stream::Stderr => b"\",\"stream\":\"stderr\",\"time\":\"",
+    });
+    batch.extend_from_slice(time);
+    batch.extend_from_slice(b"\"}\n");
+}
+
+/// Appends `content` as the inside of a JSON string, the way Docker does: `<`, `>`, `&`, U+2028 and U+2029 escaped too, invalid UTF-8 replaced.
+fn escape(out: &mut Vec<u8>, content: &[u8]) {
+    let mut rest = content;
+    while !rest.is_empty() {
+        let plain = rest.iter().position(|&byte| !PLAIN[byte as usize]).unwrap_or(rest.len());
+        out.extend_from_slice(&rest[..plain]);
+        rest = &rest[plain..];
+        let Some(&byte) = rest.first() else { break };
+        if byte < 0x80 {
+            escape_ascii(out, byte);
+            rest = &rest[1..];
+            continue;
+        }
+        let run = rest.iter().position(|&byte| byte < 0x80).unwrap_or(rest.len());
+        escape_utf8(out, &rest[..run]);
+        rest = &rest[run..];
+    }
+}
+
+fn escape_ascii(out: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        _ => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+    }
+}
+
+/// Appends a run of bytes above 0x7f.
+fn escape_utf8(out: &mut Vec<u8>, run: &[u8]) {
+    for chunk in run.utf8_chunks() {
+        let mut valid = chunk.valid();
+        while let Some(position) = valid.find(['\u{2028}', '\u{2029}']) {
+            let (before, after) = valid.split_at(position);
+            out.extend_from_slice(before.as_bytes());
+            out.extend_from_slice(if after.starts_with('\u{2028}') { b"\\u2028" } else { b"\\u2029" });
+            valid = &after['\u{2028}'.len_utf8()..];
+        }
+        out.extend_from_slice(valid.as_bytes());
+        // One replacement per invalid byte, as Go counts them.
+        for _ in chunk.invalid() {
+            out.extend_from_slice(b"\\ufffd");
+        }
+    }
+}
+
+/// Bytes that stand for themselves.
+static PLAIN: [bool; 256] = plain_table();
+
+const fn plain_table() -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        table[byte] = true;
+        byte += 1;
+    }
+    table[0x7f] = true;
+    table[b'"' as usize] = false;
+    table[b'\\' as usize] = false;
+    table[b'<' as usize] = false;
+    table[b'>' as usize] = false;
+    table[b'&' as usize] = false;
+    table
+}
+
+/// RFC 3339 in UTC with nanoseconds whose trailing zeros are cut, as Go writes it: `2026-01-02T03:04:05.6Z`.
+fn timestamp(now_ns: i64) -> Vec<u8> {
+    const SECOND_NS: i64 = 1_000_000_000;
+    const DAY_S: i64 = 86_400;
+    let (seconds, nanos) = (now_ns.div_euclid(SECOND_NS), now_ns.rem_euclid(SECOND_NS));
+    let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
+    let (year, month, day) = civil(days);
+    let mut text = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    if nanos != 0 {
+        let fraction = format!(".{nanos:09}");
+        text.push_str(fraction.trim_end_matches('0'));
+    }
+    text.push('Z');
+    text.into_bytes()
+}
+
+/// The date of a day counted from 1970-01-01 (Howard Hinnant's algorithm `civil_from_days`).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_NS: i64 = 1_767_323_045_600_000_000;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("cais-log-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a scratch directory");
+            Self(path)
+        }
+
+        fn log(&self, max_bytes: Option<u64>, max_files: Option<u32>) -> LogFile {
+            LogFile { path: self.0.join("x-json.log"), max_bytes, max_files }
+        }
+
+        fn text(&self, name: &str) -> String {
+            std::fs::read_to_string(self.0.join(name)).unwrap_or_default()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn contents(text: &str) -> Vec<String> {
+        let value = |line| serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON");
+        text.lines().map(|line| value(line)["log"].as_str().expect("a log field").to_owned()).collect()
+    }
+
+    #[test]
+    fn timestamps_are_gos() {
+        assert_eq!(timestamp(NOW_NS), b"2026-01-02T03:04:05.6Z");
+        assert_eq!(timestamp(0), b"1970-01-01T00:00:00Z");
+        assert_eq!(timestamp(951_782_400_000_000_001), b"2000-02-29T00:00:00.000000001Z");
+        assert_eq!(timestamp(4_107_542_399_000_000_000), b"2100-02-28T23:59:59Z");
+    }
+
+    #[test]
+    fn lines_are_dockers_byte_for_byte() {
+        let scratch = Scratch::new("lines");
+        let mut log = LogWriter::open(&scratch.log(None, None)).expect("opened");
+        log.append(Stream::Stdout, b"plain \"q\" \\ <a&b>\t\r\x01\x7f\n", NOW_NS).expect("written");
+        log.append(Stream::Stderr, "é \u{2028}".as_bytes(), NOW_NS).expect("written");
+        log.append(Stream::Stdout, b"a\nb", NOW_NS).expect("written");
+        log.append(Stream::Stderr, b"\xff\xfe\n", NOW_NS).expect("written");
+        log.end(Stream::Stdout, NOW_NS).expect("ended");
+        let time = "\"time\":\"2026-01-02T03:04:05.6Z\"}";
+        let wanted = format!(
+            "{{\"log\":\"plain \\\"q\\\" \\\\ \\u003ca\\u0026b\\u003e\\u0009\\r\\u0001\x7f\\n\",\"stream\":\"stdout\",{time}\n\
+             {{\"log\":\"a\\n\",\"stream\":\"stdout\",{time}\n\
+             {{\"log\":\"é \\u2028\\ufffd\\ufffd\\n\",\"stream\":\"stderr\",{time}\n\
+             {{\"log\":\"b\",\"stream\":\"stdout\",{time}\n"
+        );
+        assert_eq!(scratch.text("x-json.log"), wanted);
+    }
+
+    #[test]
+    fn long_lines_are_split_at_16_kib_and_never_within_a_character() {
+        let scratch = Scratch::new("long");
+        let mut log = LogWriter::open(&scratch.log(None, None)).expect("opened");
+        let line = format!("x{}\n", "é".repeat(20_000));
+        for piece in line.as_bytes().chunks(1000) {
+            log.append(Stream::Stdout, piece, NOW_NS).expect("written");
+        }
+        let records = contents(&scratch.text("x-json.log"));
+        assert_eq!(records.concat(), line);
+        assert_eq!(records.len(), 3);
+        assert!(records.iter().all(|record| record.len() <= RECORD_BYTES_MAX));
+        let exact = format!("{}\n", "y".repeat(RECORD_BYTES_MAX));
+        log.append(Stream::Stdout, exact.as_bytes(), NOW_NS).expect("written");
+        assert_eq!(contents(&scratch.text("x-json.log"))[3..], ["y".repeat(RECORD_BYTES_MAX), "\n".to_owned()]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_ended_first() {
+        let scratch = Scratch::new("torn");
+        std::fs::write(scratch.0.join("x-json.log"), "{\"log\":\"half").expect("written");
+        let mut log = LogWriter::open(&scratch.log(None, None)).expect("opened");
+        log.append(Stream::Stdout, b"next\n", NOW_NS).expect("written");
+        let text = scratch.text("x-json.log");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "{\"log\":\"half");
+        assert_eq!(contents(lines[1]), ["next\n"]);
+    }
+
+    #[test]
+    fn rotation_keeps_the_number_of_files_asked_for() {
+        let scratch = Scratch::new("rotation");
+        let mut log = LogWriter::open(&scratch.log(Some(200), Some(3))).expect("opened");
+        for number in 0..9 {
+            log.append(Stream::Stdout, format!("line {number}\n").as_bytes(), NOW_NS).expect("written");
+        }
+        assert_eq!(contents(&scratch.text("x-json.log")), ["line 8\n"]);
+        assert_eq!(contents(&scratch.text("x-json.log.1")), ["line 6\n", "line 7\n"]);
+        assert_eq!(contents(&scratch.text("x-json.log.2")), ["line 4\n", "line 5\n"]);
+        assert_eq!(scratch.text("x-json.log.3"), "");
+    }
+}
