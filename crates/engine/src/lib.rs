@@ -1,1 +1,156 @@
-//! TODO
+//! The engine: one module per noun, plain requests in, plain outcomes out. It speaks no protocol and knows no HTTP status; `api` does.
+//!
+//! Every operation on a container takes its name, its identifier or an unambiguous prefix of it. Operations on one container run one after
+//! the other; lists and inspections read snapshots and wait for nothing.
+#![forbid(unsafe_code)]
+
+pub mod container;
+mod error;
+mod event;
+mod exec;
+mod filter;
+mod host;
+pub mod image;
+mod info;
+mod link;
+mod log;
+mod merge;
+mod mounts;
+mod name;
+mod network;
+mod persist;
+pub mod request;
+mod resources;
+mod restore;
+mod sandbox;
+mod signal;
+mod spec;
+mod stats;
+mod top;
+mod volume;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use monitor::Program;
+use store::Store;
+use types::Id;
+
+pub use container::AttachTicket;
+pub use error::Error;
+pub use exec::ExecTicket;
+pub use info::DiskUsage;
+pub use network::{NetworkUser, NetworkView};
+pub use store::{Removal, Volume};
+
+use container::{Container, Index};
+
+/// Where the engine keeps things, and what it works with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Everything that must survive a reboot.
+    pub data_root: PathBuf,
+    /// Everything that must not.
+    pub exec_root: PathBuf,
+    /// The network's settings.
+    pub net: net::NetConfig,
+    /// The monitor's executable.
+    pub monitor_elf: &'static [u8],
+    /// Registries to which plain HTTP is spoken, besides those on loopback: `host[:port]` or a range `10.0.0.0/8`.
+    pub insecure_registries: Vec<String>,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    layout: Layout,
+    /// Identifies this engine; kept with the data.
+    id: String,
+    cgroups: Arc<cgroup::System>,
+    store: Arc<Store>,
+    /// Records of throw-away containers.
+    ephemeral: store::Ephemeral,
+    images: image::Images,
+    net: Arc<net::Net>,
+    monitors: Program,
+    containers: Index,
+    execs: exec::Execs,
+    events: event::Bus,
+    stats: stats::Sampler,
+    seccomp: spec::SeccompCache,
+    /// Held from the look at a volume's users to its removal, and while a container takes volumes into use.
+    volume_lock: tokio::sync::Mutex<()>,
+}
+
+/// Where things are below the data root and the run directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    data: PathBuf,
+    run: PathBuf,
+    /// The engine's own control group below each hierarchy.
+    cgroup_root: String,
+}
+
+impl Layout {
+    pub(crate) fn new(config: &Config) -> Self {
+        let cgroup_root = match config.net.suffix.as_str() {
+            "" => "cais".to_owned(),
+            suffix => format!("cais-{suffix}"),
+        };
+        Self { data: config.data_root.clone(), run: config.exec_root.clone(), cgroup_root }
+    }
+
+    /// A container's folder: its name files and its log.
+    pub(crate) fn container(&self, id: &Id) -> PathBuf {
+        self.data.join("containers").join(id.as_str())
+    }
+
+    /// A container's json-file log.
+    pub(crate) fn log(&self, id: &Id) -> PathBuf {
+        self.container(id).join(format!("{id}-json.log"))
+    }
+
+    /// What exists only while a container runs.
+    pub(crate) fn run(&self, id: &Id) -> PathBuf {
+        self.run.join("containers").join(id.as_str())
+    }
+
+    pub(crate) fn monitor_socket(&self, id: &Id) -> PathBuf {
+        self.run(id).join("monitor.sock")
+    }
+
+    pub(crate) fn exit_record(&self, id: &Id) -> PathBuf {
+        self.run(id).join("exit")
+    }
+
+    /// A container's control group, relative to each hierarchy.
+    pub(crate) fn cgroup(&self, id: &Id) -> String {
+        format!("{}/{id}", self.cgroup_root)
+    }
+}
+
+impl Engine {
+    /// The operations on images.
+    pub fn images(&self) -> &image::Images {
+        &self.images
+    }
+
+    /// Where the engine's data are.
+    pub fn data_root(&self) -> &Path {
+        &self.config.data_root
+    }
+
+    /// Whether containers exist that the engine must be there for: ones that run, or will be started again.
+    pub fn is_needed(&self) -> bool {
+        self.containers.all().iter().any(|container| container.record().state.status.is_active())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Container>, Error> {
+        self.containers.find(name)
+    }
+
+    fn group(&self, id: &Id) -> cgroup::Group {
+        cgroup::Group::open(&self.cgroups, Path::new(&self.layout.cgroup(id)))
+    }
+}

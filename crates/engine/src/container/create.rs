@@ -1,0 +1,197 @@
+//! Making a container: everything that can be refused is refused here, and a failure leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use store::Image;
+use types::container::State;
+use types::{Id, Platform};
+
+use super::{Container, Record};
+use crate::request::{CreateContainer, Created};
+use crate::{Engine, Error, filter, merge, mounts, name, sandbox, spec};
+
+/// How often a made-up name is tried; the later ones carry a number of many digits.
+const NAME_ATTEMPTS: u32 = 10;
+
+impl Engine {
+    /// Makes a container of an image that is there.
+    pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Created, Error> {
+        let image =
+            self.store.resolve(&request.request.config.image).map_err(|source| Error::Store { operation: "look up the image", source })?;
+        check_platform(&request, &image)?;
+        let (mut record, mut warnings) = self.draft(request, &image)?;
+        warnings.extend(sandbox::validate(&record.config, &record.host)?);
+        self.check_joined(&record)?;
+        let lease = self.lease_name(&mut record)?;
+
+        let in_use = self.volume_lock.lock().await;
+        let engine = self.clone();
+        let record = tokio::task::spawn_blocking(move || engine.provide(record, &image)).await??;
+        let container = Arc::new(Container::new(record));
+        if let Err(error) = self.save(&container).await {
+            self.withdraw(&container.record()).await;
+            return Err(error);
+        }
+        self.containers.insert(container.clone(), lease);
+        // From here on the container itself is found when somebody asks who uses the volumes.
+        drop(in_use);
+        let record = container.record();
+        self.events.publish("container", "create", record.id.as_str(), record.attributes());
+        Ok(Created { id: record.id.clone(), warnings })
+    }
+
+    /// The record of a request: merged with the image, with defaults filled in, and checked.
+    fn draft(&self, request: CreateContainer, image: &Image) -> Result<(Record, Vec<String>), Error> {
+        let not_served = request.request.not_served();
+        if !not_served.is_empty() {
+            return Err(Error::NotServed { field: not_served.join(", ") });
+        }
+        let (mut config, mut host, networking) = (request.request.config, request.request.host, request.request.networking);
+        host.fill_defaults(self.cgroups.mode() == cgroup::Mode::V2);
+        merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
+        let id = Id::random();
+        if config.hostname.is_empty() {
+            config.hostname = match sandbox::Mode::parse(&host) {
+                sandbox::Mode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+                sandbox::Mode::Container(target) => self.find(&target)?.record().config.hostname.clone(),
+                _ => id.short().to_owned(),
+            };
+        }
+        spec::validate(&config, &host)?;
+        let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
+        let planned_mounts = mounts::plan(&config, &host)?;
+        let record = Record {
+            id,
+            name: request.name.map(|name| name.strip_prefix('/').unwrap_or(&name).to_owned()).unwrap_or_default(),
+            created: Timestamp::now(),
+            image: config.image.clone(),
+            image_id: image.id.to_string(),
+            platform: image.config.os.clone(),
+            path,
+            args,
+            config,
+            host,
+            networking,
+            mounts: Vec::new(),
+            planned_mounts,
+            state: State::default(),
+            exits: 0,
+            networks: BTreeMap::new(),
+            ports: Default::default(),
+            endpoint: None,
+            sandbox_id: None,
+            restart_count: 0,
+            stopped_by_hand: false,
+        };
+        let warnings = self.limit_warnings(&record);
+        Ok((record, warnings))
+    }
+
+    /// What the machine cannot keep of the limits asked for.
+    fn limit_warnings(&self, record: &Record) -> Vec<String> {
+        let has = |controller: &str| self.cgroups.controller(controller).is_some();
+        let host = &record.host;
+        let asked = [
+            (host.memory != 0 && !has("memory"), "a limit of memory"),
+            (host.nano_cpus != 0 && !has("cpu"), "a limit of processors"),
+            (host.pids_limit.is_some_and(|limit| limit > 0) && !has("pids"), "a limit of processes"),
+            (!host.cpuset_cpus.is_empty() && !has("cpuset"), "a choice of processors"),
+        ];
+        let lacking = asked.into_iter().filter(|(lacks, _)| *lacks);
+        lacking.map(|(_, what)| format!("This machine's kernel does not keep {what}: it has no effect")).collect()
+    }
+
+    /// A container whose namespaces are to be joined must exist; whether it runs matters at the start.
+    fn check_joined(&self, record: &Record) -> Result<(), Error> {
+        for mode in [&record.host.network_mode, &record.host.ipc_mode, &record.host.pid_mode] {
+            if let Some(target) = mode.strip_prefix("container:") {
+                self.find(target).map_err(|error| Error::JoinTarget { target: target.to_owned(), reason: error.to_string() })?;
+            }
+        }
+        match sandbox::Mode::parse(&record.host) {
+            sandbox::Mode::Network(name) => self.net.network(&name).map(drop).map_err(|_| Error::NoSuchNetwork { name }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the name asked for, or a made-up one that is free.
+    fn lease_name(&self, record: &mut Record) -> Result<super::index::NameLease<'_>, Error> {
+        if !record.name.is_empty() {
+            if !name::is_valid(&record.name) {
+                return Err(Error::BadName { name: record.name.clone() });
+            }
+            return self.containers.reserve(&record.name, &record.id);
+        }
+        let mut attempt = 0;
+        loop {
+            let made_up = name::made_up(attempt);
+            match self.containers.reserve(&made_up, &record.id) {
+                Ok(lease) => {
+                    record.name = made_up;
+                    return Ok(lease);
+                }
+                Err(error) if attempt >= NAME_ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    /// Makes the read/write layer and the volumes. On failure the layer is gone again, and the anonymous volumes with it. Blocks.
+    fn provide(&self, mut record: Record, image: &Image) -> Result<Record, Error> {
+        let failed = |operation| move |source| Error::Store { operation, source };
+        let snapshot = self.store.create_snapshot(record.id.as_str(), image).map_err(failed("make the container's read/write layer"))?;
+        let Err(error) = self.provide_volumes(&mut record, &snapshot.lower) else { return Ok(record) };
+        for (name, _) in record.volumes().filter(|(name, anonymous)| *anonymous && !name.is_empty()) {
+            let _ = self.store.remove_volume(name);
+        }
+        let _ = self.store.remove_snapshot(record.id.as_str());
+        Err(error)
+    }
+
+    /// Takes back what [`Engine::provide`] made.
+    async fn withdraw(self: &Arc<Self>, record: &Record) {
+        let (store, id) = (self.store.clone(), record.id.clone());
+        let volumes: Vec<String> = record.volumes().filter(|(_, anonymous)| *anonymous).map(|(name, _)| name.to_owned()).collect();
+        let taken_back = tokio::task::spawn_blocking(move || {
+            for name in volumes {
+                let _ = store.remove_volume(&name);
+            }
+            store.remove_snapshot(id.as_str())
+        });
+        if !matches!(taken_back.await, Ok(Ok(()))) {
+            tracing::warn!(container = record.name, "the layer of a container that was not made could not be removed");
+        }
+    }
+}
+
+/// A container runs on this machine's processor or not at all.
+fn check_platform(request: &CreateContainer, image: &Image) -> Result<(), Error> {
+    let machine = Platform::host();
+    let own = image.config.platform();
+    let wrong = |image_platform: String| {
+        Err(Error::WrongPlatform { image: request.request.config.image.clone(), image_platform, machine: machine.to_string() })
+    };
+    if let Some(wanted) = &request.platform {
+        let wanted: Platform = wanted.parse().map_err(|error: types::platform::InvalidPlatform| Error::BadField {
+            field: "platform",
+            value: wanted.clone(),
+            reason: error.to_string(),
+        })?;
+        if wanted.os != own.os || wanted.architecture != own.architecture {
+            return wrong(own.to_string());
+        }
+    }
+    if own.os != machine.os || own.architecture != machine.architecture {
+        return wrong(own.to_string());
+    }
+    Ok(())
+}
+
+/// Whether a container is among those to be pruned.
+pub(super) fn prunable(record: &Record, filters: &crate::request::Filters, until: Option<Timestamp>) -> bool {
+    !record.state.status.is_active()
+        && until.is_none_or(|until| record.created < until)
+        && filter::labels_match(filters, &record.config.labels)
+}

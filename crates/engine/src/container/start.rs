@@ -1,0 +1,276 @@
+//! Starting a container: network, specification and monitor, then the monitor's word that the program runs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use monitor::{Handle, LaunchFds, LaunchRequest, LogFile, Reply, Started};
+use types::Id;
+use types::container::{NamespaceMode, Status};
+
+use super::{Container, Record, lock};
+use crate::link::Link;
+use crate::request::{Change, ClientStream, RemoveContainer};
+use crate::sandbox::{Prepared, namespace};
+use crate::spec::{SeccompCache, Security};
+use crate::{Engine, Error, spec};
+
+/// A log file is rotated beyond this, unless the container says otherwise.
+const LOG_BYTES_MAX_DEFAULT: u64 = 20 << 20;
+const LOG_FILES_MAX_DEFAULT: u32 = 5;
+
+/// A monitor that was told to launch, and the network it launches into.
+struct Launched {
+    handle: Handle,
+    network: Prepared,
+}
+
+/// Namespaces of other containers, held until the monitor has them.
+struct Joined {
+    ipc: Option<OwnedFd>,
+    pid: Option<OwnedFd>,
+}
+
+impl Engine {
+    /// Starts a container that does not run.
+    pub async fn start_container(self: &Arc<Self>, name: &str) -> Result<Change, Error> {
+        let container = self.find(name)?;
+        let _operation = container.operation.lock().await;
+        let record = container.record();
+        match record.state.status {
+            Status::Running => return Ok(Change::Already),
+            Status::Paused => return Err(Error::StartPaused),
+            Status::Removing | Status::Dead => return Err(Error::BeingRemoved { name: record.name.clone() }),
+            Status::Created | Status::Exited | Status::Restarting => {}
+        }
+        self.change(&container, |record| {
+            record.restart_count = 0;
+            record.stopped_by_hand = false;
+        });
+        let started = self.launch(&container).await;
+        if started.is_err() && record.host.auto_remove {
+            // It was to go when it ends, and it has.
+            let engine = self.clone();
+            let id = container.id.clone();
+            tokio::spawn(async move { engine.remove_container(id.as_str(), RemoveContainer { force: true, volumes: true }).await });
+        }
+        started.map(|()| Change::Done)
+    }
+
+    /// Starts the container's process. The caller holds `operation`.
+    pub(super) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+        drop(container.settling.lock().await);
+        let record = container.record();
+        let clients = std::mem::take(&mut *lock(&container.waiting));
+        let (engine, prepared) = (self.clone(), record.clone());
+        // The clients' sockets are closed by this task's end in case of failure: they then see the stream end.
+        let launched = tokio::task::spawn_blocking(move || engine.spawn_monitor(&prepared, clients)).await?;
+        let outcome = match launched {
+            Ok(launched) => self.take_over(container, &record, launched).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            self.note_failed_start(container, error);
+        }
+        outcome
+    }
+
+    /// Makes all that the monitor needs, and starts it. Blocks.
+    fn spawn_monitor(&self, record: &Record, clients: Vec<(super::AttachStreams, ClientStream)>) -> Result<Launched, Error> {
+        let run = self.layout.run(&record.id);
+        let file = |operation, path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| Error::File { operation, path, source }
+        };
+        std::fs::create_dir_all(&run).map_err(file("make the run directory", &run))?;
+        let network = self.prepare_network(record)?;
+        let security = Security::parse(&record.host)?;
+        let filter = security.filter(&self.seccomp)?;
+        let spec = self.spec(record, &security, filter.as_ref())?;
+        let snapshot =
+            self.store.snapshot(record.id.as_str()).map_err(|source| Error::Store { operation: "find the container's files", source })?;
+        let exit_record = self.layout.exit_record(&record.id);
+        monitor::exit_record::prepare(&exit_record).map_err(|source| Error::Link { name: record.name.clone(), source })?;
+        let mut attach = Vec::new();
+        let mut sockets: Vec<OwnedFd> = Vec::new();
+        for (mut streams, client) in clients {
+            streams.read_ahead = client.read_ahead.to_vec();
+            attach.push(streams);
+            sockets.push(client.socket);
+        }
+        let request = LaunchRequest {
+            id: record.id.to_string(),
+            spec: Box::new(spec),
+            root: monitor::Root::Overlay {
+                lower: snapshot.lower,
+                upper: snapshot.upper,
+                work: snapshot.work,
+                volatile: record.is_ephemeral(),
+            },
+            cgroup: self.layout.cgroup(&record.id),
+            user: record.config.user.clone(),
+            additional_groups: record.host.group_add.to_vec(),
+            init: record.host.init == Some(true),
+            open_stdin: record.config.open_stdin,
+            stdin_once: record.config.stdin_once,
+            log: self.log_file(record)?,
+            exit_record,
+            socket: self.layout.monitor_socket(&record.id),
+            attach,
+        };
+        let joined = self.joined_namespaces(record)?;
+        let fds = LaunchFds {
+            ipc_namespace: joined.ipc.as_ref().map(AsFd::as_fd),
+            pid_namespace: joined.pid.as_ref().map(AsFd::as_fd),
+            uts_namespace: None,
+            net_namespace: network.netns.as_ref().map(AsFd::as_fd),
+            seccomp: filter.as_ref().map(|filter| filter.program.as_fd()),
+            clients: sockets.iter().map(AsFd::as_fd).collect(),
+        };
+        let handle = self.monitors.spawn(&request, &fds).map_err(|source| Error::Link { name: record.name.clone(), source })?;
+        Ok(Launched { handle, network })
+    }
+
+    /// Waits for the monitor's word, and makes the container a running one.
+    async fn take_over(self: &Arc<Self>, container: &Arc<Container>, record: &Record, launched: Launched) -> Result<(), Error> {
+        let Launched { handle, network } = launched;
+        let (link, answer, notices) = Link::open(record.name.clone(), handle)?;
+        let started = match answer.get().await? {
+            Reply::Started(started) => started,
+            Reply::LaunchFailed(failure) => return Err(Error::Start { text: failure.text, exit_code: failure.exit_code }),
+            Reply::Failed { text, .. } => return Err(Error::Monitor { name: record.name.clone(), what: text }),
+            other => return Err(Error::Monitor { name: record.name.clone(), what: format!("answered the launch with {other:?}") }),
+        };
+        container.stopping.store(false, std::sync::atomic::Ordering::Release);
+        *lock(&container.link) = Some(link.clone());
+        let (networks, ports) = (network.networks.clone(), network.ports.clone());
+        let endpoint = network.keep();
+        let record = self.change(container, |record| {
+            mark_started(record, &started);
+            record.networks = networks;
+            record.ports = ports;
+            record.endpoint = endpoint;
+            record.sandbox_id = Some(Id::random());
+        });
+        self.save_later(container);
+        self.events.publish("container", "start", record.id.as_str(), record.attributes());
+        tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));
+        // Clients that attached while the start was under way.
+        let late = std::mem::take(&mut *lock(&container.waiting));
+        for (mut streams, client) in late {
+            streams.read_ahead = client.read_ahead.to_vec();
+            if let Err(error) = link.order(monitor::Request::Attach(streams), &[client.socket.as_fd()]).await {
+                tracing::debug!(error = types::error::chain(&error), "a client could not be attached");
+            }
+        }
+        Ok(())
+    }
+
+    fn note_failed_start(&self, container: &Container, error: &Error) {
+        let text = types::error::chain(error);
+        let exit_code = match error {
+            Error::Start { exit_code, .. } => *exit_code,
+            _ => spec::EXIT_CODE_FAILED,
+        };
+        let record = self.change(container, |record| {
+            // Never started stays `created`; one that ran before stays `exited`.
+            if record.state.status == Status::Restarting {
+                record.state.status = Status::Exited;
+            }
+            record.state.error = text;
+            record.state.exit_code = exit_code;
+            record.exits += 1;
+        });
+        self.save_later(container);
+        let _ = std::fs::remove_dir_all(self.layout.run(&record.id));
+        self.events.publish("container", "die", record.id.as_str(), super::lifecycle::with_exit_code(&record, exit_code));
+    }
+
+    /// Namespaces of other containers that this one joins.
+    fn joined_namespaces(&self, record: &Record) -> Result<Joined, Error> {
+        let open = |mode: &str, kind| match NamespaceMode::parse(mode) {
+            NamespaceMode::Container(name) => namespace(&*self.joinable(name)?, kind).map(Some),
+            _ => Ok(None),
+        };
+        Ok(Joined { ipc: open(&record.host.ipc_mode, "ipc")?, pid: open(&record.host.pid_mode, "pid")? })
+    }
+
+    /// Where the container's output is kept, and how much of it.
+    fn log_file(&self, record: &Record) -> Result<Option<LogFile>, Error> {
+        let config = &record.host.log_config;
+        if config.kind == "none" {
+            return Ok(None);
+        }
+        let (max_bytes, max_files) = log_limits(&config.config)?;
+        Ok(Some(LogFile { path: self.layout.log(&record.id), max_bytes: Some(max_bytes), max_files: Some(max_files) }))
+    }
+}
+
+impl Security {
+    fn filter(&self, cache: &SeccompCache) -> Result<Option<spec::Filter>, Error> {
+        match &self.seccomp {
+            spec::Seccomp::Unconfined => Ok(None),
+            spec::Seccomp::Default => cache.get(None, &self.capabilities).map(Some),
+            spec::Seccomp::Custom(profile) => cache.get(Some(profile), &self.capabilities).map(Some),
+        }
+    }
+}
+
+/// `max-size` and `max-file` of a json-file log.
+pub(super) fn log_limits(options: &std::collections::BTreeMap<String, String>) -> Result<(u64, u32), Error> {
+    let bad =
+        |name: &'static str, value: &str, reason: &str| Error::BadField { field: name, value: value.to_owned(), reason: reason.to_owned() };
+    let mut limits = (LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT);
+    for (name, value) in options {
+        match name.as_str() {
+            "max-size" if value == "-1" => limits.0 = u64::MAX,
+            "max-size" => limits.0 = size(value).ok_or_else(|| bad("log option max-size", value, "a size such as 10m is expected"))?,
+            "max-file" => {
+                let number = value.parse().ok().filter(|number| (1..=1000).contains(number));
+                limits.1 = number.ok_or_else(|| bad("log option max-file", value, "a number from 1 to 1000 is expected"))?;
+            }
+            other => return Err(bad("log option", other, "max-size and max-file are known")),
+        }
+    }
+    Ok(limits)
+}
+
+/// A size with an optional unit: `10m`, `1g`, `65536`.
+fn size(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match lower[digits.len()..].trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor).filter(|size| *size > 0)
+}
+
+/// The record of a container whose process has just started.
+pub(crate) fn mark_started(record: &mut Record, started: &Started) {
+    record.state.status = Status::Running;
+    record.state.pid = u32::try_from(started.pid).unwrap_or(0);
+    record.state.error.clear();
+    record.state.exit_code = 0;
+    record.state.oom_killed = false;
+    record.state.started_at = Timestamp::from_nanosecond(started.at_ns.into()).ok();
+    record.state.finished_at = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_options_are_read() {
+        let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(log_limits(&options(&[("max-size", "10m"), ("max-file", "3")])).expect("good"), (10 << 20, 3));
+        assert_eq!(log_limits(&options(&[])).expect("good"), (LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT));
+        for bad in [("max-size", "much"), ("max-file", "0"), ("colour", "red")] {
+            assert!(log_limits(&options(&[bad])).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What can go wrong in the engine: each variant an operation and its subject.
+
+use std::path::PathBuf;
+
+use types::{Classify, ErrorKind, Id};
+
+/// An operation of the engine that failed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message beside each variant says what it is")]
+pub enum Error {
+    #[error("No such container: {name}")]
+    NoSuchContainer { name: String },
+    #[error("multiple containers found with the id prefix {prefix}")]
+    AmbiguousPrefix { prefix: String },
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameTaken { name: String, holder: Id },
+    #[error("Invalid container name ({name}), only {pattern} are allowed", pattern = crate::name::PATTERN)]
+    BadName { name: String },
+    #[error("neither the old nor the new name may be empty")]
+    EmptyName,
+    #[error("the container {name} has that name already")]
+    SameName { name: String },
+    #[error("no command specified: neither the request nor the image {image} has one")]
+    NoCommand { image: String },
+    #[error("the image {image} is for {image_platform}, this machine runs {machine}")]
+    WrongPlatform { image: String, image_platform: String, machine: String },
+
+    #[error("invalid filter '{key}'")]
+    UnknownFilter { key: String, known: String },
+    #[error("invalid value {value:?} of the filter {key}: expected {expected}")]
+    BadFilter { key: String, value: String, expected: &'static str },
+    #[error("invalid {field}: {value:?}: {reason}")]
+    BadField { field: &'static str, value: String, reason: String },
+    #[error("{field} is not served by this engine")]
+    NotServed { field: String },
+    #[error("invalid mount {mount:?}: {reason}")]
+    BadMount { mount: String, reason: &'static str },
+    #[error("Duplicate mount point: {target}")]
+    DuplicateMount { target: String },
+    #[error("invalid tmpfs option {option:?}")]
+    BadTmpfsOption { option: String },
+    #[error("bind source path does not exist: {}", path.display())]
+    BindSourceMissing { path: PathBuf },
+    #[error("open the bind source {}", path.display())]
+    BindSource { path: PathBuf, source: std::io::Error },
+    #[error("{name:?} includes invalid characters for a volume name, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    BadVolumeName { name: String },
+
+    #[error("container {id} is not running")]
+    NotRunning { id: Id },
+    #[error("cannot kill container: {name}: container {id} is not running")]
+    KillNotRunning { name: String, id: Id },
+    #[error("cannot kill container: {name}: invalid signal: {signal}")]
+    KillBadSignal { name: String, signal: String },
+    #[error("invalid signal: {signal}")]
+    BadSignal { signal: String },
+    #[error("container {name} is restarting, wait until the container is running")]
+    Restarting { name: String },
+    #[error("container {id} is already paused")]
+    AlreadyPaused { id: Id },
+    #[error("Container {id} is not paused")]
+    NotPaused { id: Id },
+    #[error("Container {name} is paused, unpause the container before {what}")]
+    Paused { name: String, what: &'static str },
+    #[error("cannot start a paused container, try unpause instead")]
+    StartPaused,
+    #[error("container {name} is being removed and cannot be started")]
+    BeingRemoved { name: String },
+    #[error("removal of container {name} is already in progress")]
+    RemovalInProgress { name: String },
+    #[error("cannot remove container \"{name}\": container is {status}: stop the container before removing or force remove")]
+    RemoveRunning { name: String, status: &'static str },
+    #[error("container {name} did not end within {seconds} s after SIGKILL")]
+    DidNotEnd { name: String, seconds: u64 },
+    #[error("the mode container:{target} cannot be used: {reason}")]
+    JoinTarget { target: String, reason: String },
+    #[error("{text}")]
+    Start { text: String, exit_code: i32 },
+
+    #[error("must specify at least one of 'stdout' or 'stderr'")]
+    NoStream,
+    #[error("container {name} has the log driver none, which keeps nothing to read")]
+    NoLog { name: String },
+    #[error("cannot attach to container {name}: {reason}")]
+    Attach { name: String, reason: &'static str },
+    #[error("invalid detach keys {keys:?}: {reason}")]
+    DetachKeys { keys: String, reason: String },
+
+    #[error("No exec command specified")]
+    NoExecCommand,
+    #[error("No such exec instance: {id}")]
+    NoSuchExec { id: String },
+    #[error("exec command {id} has already run")]
+    ExecAlreadyRun { id: Id },
+    #[error("exec command {id} is not running")]
+    ExecNotRunning { id: Id },
+
+    #[error("ps does not understand {unknown:?} in {arguments:?}")]
+    PsArguments { arguments: String, unknown: String },
+    #[error("cgroup of container {id}")]
+    Cgroup { id: Id, source: cgroup::Error },
+    #[error("set up the engine's control groups")]
+    Cgroups { source: cgroup::Error },
+    #[error("container {name}: the monitor {what}")]
+    Monitor { name: String, what: String },
+    #[error("talk to the monitor of container {name}")]
+    Link { name: String, source: monitor::Error },
+
+    #[error("get {name}: no such volume")]
+    NoSuchVolume { name: String },
+    #[error("remove {name}: volume is in use - [{users}]")]
+    VolumeInUse { name: String, users: String },
+    #[error("create {name}: the volume driver {driver} is not there")]
+    NoSuchVolumeDriver { name: String, driver: String },
+    #[error("network {name} not found")]
+    NoSuchNetwork { name: String },
+
+    #[error("{operation}")]
+    Net { operation: &'static str, source: net::Error },
+    #[error("{operation}")]
+    Store { operation: &'static str, source: store::Error },
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    #[error("{operation} {}", path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the engine's own task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("decode the record of {subject}")]
+    Record { subject: String, source: serde_json::Error },
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        use ErrorKind::{Conflict, Forbidden, Internal, InvalidInput, NotFound};
+        match self {
+            Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchVolume { .. } | Self::NoSuchNetwork { .. } => NotFound,
+            Self::NoSuchVolumeDriver { .. } => NotFound,
+            Self::NameTaken { .. }
+            | Self::SameName { .. }
+            | Self::NotRunning { .. }
+            | Self::KillNotRunning { .. }
+            | Self::Restarting { .. }
+            | Self::AlreadyPaused { .. }
+            | Self::Paused { .. }
+            | Self::StartPaused
+            | Self::BeingRemoved { .. }
+            | Self::RemovalInProgress { .. }
+            | Self::RemoveRunning { .. }
+            | Self::JoinTarget { .. }
+            | Self::Attach { .. }
+            | Self::ExecAlreadyRun { .. }
+            | Self::ExecNotRunning { .. }
+            | Self::VolumeInUse { .. } => Conflict,
+            Self::NotServed { .. } => ErrorKind::NotServed,
+            Self::AmbiguousPrefix { .. }
+            | Self::BadName { .. }
+            | Self::EmptyName
+            | Self::NoCommand { .. }
+            | Self::WrongPlatform { .. }
+            | Self::UnknownFilter { .. }
+            | Self::BadFilter { .. }
+            | Self::BadField { .. }
+            | Self::BadMount { .. }
+            | Self::DuplicateMount { .. }
+            | Self::BadTmpfsOption { .. }
+            | Self::BindSourceMissing { .. }
+            | Self::BadVolumeName { .. }
+            | Self::KillBadSignal { .. }
+            | Self::BadSignal { .. }
+            | Self::NoStream
+            | Self::NoLog { .. }
+            | Self::DetachKeys { .. }
+            | Self::NoExecCommand
+            | Self::PsArguments { .. }
+            // A command that is missing or cannot be executed is the request's fault.
+            | Self::Start { exit_code: 126 | 127, .. } => InvalidInput,
+            Self::BindSource { source, .. } | Self::File { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => Forbidden,
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Unavailable,
+                _ => Internal,
+            },
+            Self::Cgroup { source, .. } | Self::Cgroups { source } => source.kind(),
+            Self::Net { source, .. } => source.kind(),
+            Self::Store { source, .. } => source.kind(),
+            Self::Image(source) => source.kind(),
+            Self::Link { source, .. } => source.kind(),
+            Self::NotPaused { .. }
+            | Self::DidNotEnd { .. }
+            | Self::Start { .. }
+            | Self::Monitor { .. }
+            | Self::Task(_)
+            | Self::Record { .. } => Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::AmbiguousPrefix { .. } => Some("give more digits of the id".to_owned()),
+            Self::UnknownFilter { known, .. } => Some(format!("known filters: {known}")),
+            Self::BindSourceMissing { .. } => Some("make it first, or use -v, which makes a missing directory".to_owned()),
+            Self::PsArguments { .. } => Some("use -ef, aux, or -o with names of columns such as pid,user,cmd".to_owned()),
+            Self::NoCommand { .. } => Some("name a command after the image".to_owned()),
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free some space: `cais system df` shows what takes it".to_owned())
+            }
+            Self::Cgroup { source, .. } | Self::Cgroups { source } => source.hint(),
+            Self::Net { source, .. } => source.hint(),
+            Self::Store { source, .. } => source.hint(),
+            Self::Image(source) => source.hint(),
+            Self::Link { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+}

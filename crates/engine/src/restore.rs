@@ -1,0 +1,296 @@
+//! Opening the engine: what the records say is brought together with what the kernel has. Only what carries this engine's mark is touched.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use monitor::{Exit, Handle, Program, Reply};
+use store::{Options, Store};
+use types::Id;
+use types::container::Status;
+
+use crate::container::lifecycle::{mark_ended, policy_restarts};
+use crate::container::start::mark_started;
+use crate::container::{Container, Index, Record, lock};
+use crate::link::Link;
+use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats};
+
+/// The exit code of a container that nobody saw ending: the machine was switched off, say.
+const EXIT_CODE_UNKNOWN: i32 = 255;
+/// The leaf for the engine, its monitors and netd: outside of every container's limits and freezer.
+const HOST_LEAF: &str = "host";
+
+impl Engine {
+    /// Opens the data root, finds the containers that run, and finishes what a crash interrupted.
+    pub async fn open(config: Config) -> Result<Arc<Self>, Error> {
+        let engine = tokio::task::spawn_blocking(move || Self::assemble(config)).await??;
+        engine.restore().await?;
+        Ok(engine)
+    }
+
+    /// Ends the engine's work: with no container left running, networks and control groups go too. Containers that run go on.
+    pub async fn close(self: &Arc<Self>) {
+        let engine = self.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            let idle = engine.containers.all().iter().all(|container| !container.record().is_alive());
+            if let Err(error) = engine.net.close(idle) {
+                tracing::warn!(error = types::error::chain(&error), "the network could not be taken down whole");
+            }
+            if idle {
+                engine.leave_cgroups();
+            }
+        });
+        if let Err(error) = closed.await {
+            tracing::warn!(%error, "the engine could not be closed in order");
+        }
+    }
+
+    fn assemble(config: Config) -> Result<Arc<Self>, Error> {
+        let layout = Layout::new(&config);
+        for folder in [&config.data_root, &config.exec_root] {
+            make_private(folder)?;
+        }
+        let failed = |operation| move |source| Error::Store { operation, source };
+        let cgroups = cgroup::System::detect().map_err(|source| Error::Cgroups { source })?;
+        let store = Arc::new(Store::open(Options::new(&config.data_root)).map_err(failed("open the data root"))?);
+        let ephemeral = store::Ephemeral::open(&config.exec_root.join("records")).map_err(failed("open the run directory"))?;
+        enter_leaf(&cgroups, &layout)?;
+        let net = net::Net::open(config.net.clone()).map_err(|source| Error::Net { operation: "set up the network", source })?;
+        let monitors = Program::seal(config.monitor_elf).map_err(|source| Error::Link { name: "-".to_owned(), source })?;
+        let id = info::engine_id(&store)?;
+        let registries = image::RegistrySettings {
+            insecure: config.insecure_registries.clone(),
+            user_agent: format!("cais/{}", env!("CARGO_PKG_VERSION")),
+        };
+        Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
+            let users = engine.clone();
+            let users: image::Users = Arc::new(move |image| users.upgrade().map(|engine| engine.users_of(image)).unwrap_or_default());
+            Self {
+                images: image::Images::new(store.clone(), registries, users),
+                config,
+                layout,
+                id,
+                cgroups: Arc::new(cgroups),
+                store,
+                ephemeral,
+                net: Arc::new(net),
+                monitors,
+                containers: Index::default(),
+                execs: exec::Execs::default(),
+                events: event::Bus::new(),
+                stats: stats::Sampler::default(),
+                seccomp: spec::SeccompCache::default(),
+                volume_lock: tokio::sync::Mutex::new(()),
+            }
+        }))
+    }
+
+    async fn restore(self: &Arc<Self>) -> Result<(), Error> {
+        let engine = self.clone();
+        let records = tokio::task::spawn_blocking(move || engine.load()).await??;
+        let mut containers = Vec::new();
+        for record in records {
+            let container = Arc::new(Container::new(record));
+            match self.containers.restore(container.clone()) {
+                Ok(()) => containers.push(container),
+                Err(error) => tracing::error!(error = types::error::chain(&error), "a container is left out"),
+            }
+        }
+        self.remove_unrecorded(&containers).await?;
+        // Endpoints first: an address must be taken before anything new can ask for one.
+        let endpoints: Vec<_> = containers.iter().filter_map(|container| container.record().endpoint.clone()).collect();
+        let net = self.net.clone();
+        tokio::task::spawn_blocking(move || net.restore(endpoints)).await?;
+        let mut wanted = Vec::new();
+        for container in &containers {
+            if self.restore_one(container).await {
+                wanted.push(container.clone());
+            }
+        }
+        let net = self.net.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || net.reconcile()).await? {
+            tracing::warn!(error = types::error::chain(&error), "leftovers of the network could not be removed");
+        }
+        for container in wanted {
+            tokio::spawn(self.clone().resume_policy(container));
+        }
+        Ok(())
+    }
+
+    /// Brings one container up to date. True when its policy wants it started.
+    async fn restore_one(self: &Arc<Self>, container: &Arc<Container>) -> bool {
+        let record = container.record();
+        if matches!(record.state.status, Status::Removing | Status::Dead) {
+            self.finish_removal(container).await;
+            return false;
+        }
+        if self.reconnect(container).await {
+            return false;
+        }
+        let ended = if record.is_alive() || self.layout.run(&record.id).exists() { self.end_unwatched(container).await } else { None };
+        let record = container.record();
+        let by_hand = record.stopped_by_hand && record.host.restart_policy.name != "always";
+        let due = match ended {
+            Some(code) => !record.stopped_by_hand && policy_restarts(&record, code),
+            None if record.state.status == Status::Restarting => true,
+            // Stopped before the engine was: those that are always to run are started with it.
+            None => {
+                record.state.status == Status::Exited
+                    && matches!(record.host.restart_policy.name.as_str(), "always" | "unless-stopped")
+                    && !by_hand
+            }
+        };
+        if !due && record.host.auto_remove && record.state.status != Status::Created {
+            self.finish_removal(container).await;
+        }
+        due
+    }
+
+    /// Finds the monitor of a container and listens to it. False when there is none.
+    async fn reconnect(self: &Arc<Self>, container: &Arc<Container>) -> bool {
+        let Ok(handle) = Handle::connect(&self.layout.monitor_socket(&container.id)) else { return false };
+        let name = container.record().name.clone();
+        let Ok((link, answer, notices)) = Link::open(name.clone(), handle) else { return false };
+        let state = match answer.get().await {
+            Ok(Reply::State(state)) => state,
+            Ok(other) => {
+                tracing::error!(container = name, "the monitor answered its first question with {other:?}");
+                return false;
+            }
+            Err(error) => {
+                tracing::error!(container = name, error = types::error::chain(&error), "the monitor cannot be talked to");
+                return false;
+            }
+        };
+        let Some(started) = state.started else {
+            // Killed in the middle of a start that nobody was told of: it is undone.
+            return false;
+        };
+        *lock(&container.link) = Some(link.clone());
+        for (exec, pid) in &state.execs {
+            self.execs.restore(exec, &container.id, *pid);
+        }
+        self.change(container, |record| {
+            if record.state.pid != u32::try_from(started.pid).unwrap_or(0) || !record.is_alive() {
+                mark_started(record, &started);
+            }
+            record.state.status = if state.paused { Status::Paused } else { Status::Running };
+            record.state.oom_killed |= state.oom_kills > 0;
+        });
+        self.save_later(container);
+        match state.exit {
+            Some(exit) => self.finish(container, &link, exit).await,
+            None => {
+                tokio::spawn(self.clone().supervise(container.clone(), link, notices));
+            }
+        }
+        true
+    }
+
+    /// The end of a container that has no monitor any more: from its exit record if it is of this boot, else unknown. Answers the exit code.
+    async fn end_unwatched(self: &Arc<Self>, container: &Arc<Container>) -> Option<i32> {
+        let was_alive = container.record().is_alive();
+        let buried = self.bury(container).await;
+        let run = self.layout.run(&container.id);
+        let rebooted = !run.exists();
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(run)).await;
+        if !was_alive {
+            // A start that was interrupted: the container is as it was before.
+            self.change(container, |record| record.state.error.clear());
+            return None;
+        }
+        let exit = if rebooted {
+            Exit { code: EXIT_CODE_UNKNOWN, signal: None, oom_killed: false, at_ns: Timestamp::now().as_nanosecond() as i64 }
+        } else {
+            buried
+        };
+        if let Some(endpoint) = container.record().endpoint.clone() {
+            let net = self.net.clone();
+            let _ = tokio::task::spawn_blocking(move || net.release(&endpoint.id)).await;
+        }
+        self.change(container, |record| {
+            if rebooted {
+                record.state.error.clear();
+            }
+            mark_ended(record, &exit);
+        });
+        self.save_later(container);
+        Some(exit.code)
+    }
+
+    async fn finish_removal(self: &Arc<Self>, container: &Arc<Container>) {
+        let name = container.record().name.clone();
+        self.bury(container).await;
+        if let Err(error) = self.remove_files(container, true).await {
+            tracing::error!(container = name, error = types::error::chain(&error), "the interrupted removal could not be finished");
+        }
+    }
+
+    /// Removes folders of containers that have no record: a creation that was interrupted.
+    async fn remove_unrecorded(self: &Arc<Self>, containers: &[Arc<Container>]) -> Result<(), Error> {
+        let known: HashSet<String> = containers.iter().map(|container| container.id.to_string()).collect();
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let failed = |source| Error::Store { operation: "remove what an interrupted creation left", source };
+            for id in engine.store.snapshot_ids().map_err(failed)? {
+                if !known.contains(&id) {
+                    engine.store.remove_snapshot(&id).map_err(failed)?;
+                }
+            }
+            engine.remove_stray_runs(&known);
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Run directories and control groups of containers that have no record.
+    fn remove_stray_runs(&self, known: &HashSet<String>) {
+        let Ok(entries) = std::fs::read_dir(self.layout.run.join("containers")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(id) = name.parse::<Id>() else { continue };
+            if known.contains(&name) {
+                continue;
+            }
+            let group = self.group(&id);
+            if let Err(error) = group.kill_all().and_then(|()| group.remove()) {
+                tracing::warn!(container = name, error = types::error::chain(&error), "a stray control group could not be removed");
+            }
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+
+    /// Moves out of the engine's own groups and removes them.
+    fn leave_cgroups(&self) {
+        let root = Path::new(&self.layout.cgroup_root);
+        let leaf = cgroup::Group::open(&self.cgroups, &root.join(HOST_LEAF));
+        let own = rustix::process::getpid();
+        let parent = cgroup::Group::open(&self.cgroups, Path::new(""));
+        let left = parent.join(own).and_then(|()| leaf.remove()).and_then(|()| cgroup::Group::open(&self.cgroups, root).remove());
+        if let Err(error) = left {
+            tracing::debug!(error = types::error::chain(&error), "the engine's control groups stay");
+        }
+    }
+
+    fn users_of(&self, image: &types::Digest) -> Vec<store::ImageUser> {
+        let id = image.to_string();
+        let records = self.containers.all().into_iter().map(|container| container.record());
+        let uses = |record: &Arc<Record>| record.image_id == id;
+        records.filter(uses).map(|record| store::ImageUser { container: record.id.to_string(), running: record.is_alive() }).collect()
+    }
+}
+
+/// Moves the engine into its leaf, which everything that it starts inherits.
+fn enter_leaf(cgroups: &cgroup::System, layout: &Layout) -> Result<(), Error> {
+    let leaf = Path::new(&layout.cgroup_root).join(HOST_LEAF);
+    let group = cgroup::Group::create(cgroups, &leaf).map_err(|source| Error::Cgroups { source })?;
+    group.join(rustix::process::getpid()).map_err(|source| Error::Cgroups { source })
+}
+
+/// A folder that only its owner reads.
+fn make_private(folder: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
+    made.map_err(|source| Error::File { operation: "make the folder", path: folder.to_owned(), source })
+}

@@ -1,0 +1,374 @@
+//! The sandbox of one run of a container: its network namespace, endpoint and published ports, and the files that name hosts.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use net::files::RESOLVED_UPSTREAM;
+use net::{Endpoint, EndpointRequest, Netns, PortRequest, Protocol};
+use types::Id;
+use types::container::{Config, EndpointSettings, HostConfig, List, NamespaceMode, PortBinding, PortMap};
+
+use crate::container::{Container, Record};
+use crate::{Engine, Error};
+
+/// The name by which a container reaches its host.
+const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
+/// What `--add-host NAME:host-gateway` stands for.
+const HOST_GATEWAY: &str = "host-gateway";
+const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What Docker sets in each new namespace: any user may bind low ports and send pings.
+const DEFAULT_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// What a container's network is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// An interface of its own in this network.
+    Network(String),
+    /// A namespace with nothing but loopback.
+    None,
+    /// The host's namespace.
+    Host,
+    /// That of another container.
+    Container(String),
+}
+
+impl Mode {
+    pub(crate) fn parse(host: &HostConfig) -> Self {
+        match NamespaceMode::parse(&host.network_mode) {
+            NamespaceMode::Host => Self::Host,
+            NamespaceMode::Container(name) => Self::Container(name.to_owned()),
+            NamespaceMode::Default | NamespaceMode::Other("default") => Self::Network("bridge".to_owned()),
+            NamespaceMode::Other("none") => Self::None,
+            NamespaceMode::Other(name) => Self::Network(name.to_owned()),
+        }
+    }
+}
+
+/// A network that is ready for a container to start in. Dropped without [`Prepared::keep`], it gives everything back.
+pub(crate) struct Prepared {
+    net: Arc<net::Net>,
+    /// The namespace to join; none is the host's.
+    pub(crate) netns: Option<Netns>,
+    endpoint: Option<Endpoint>,
+    pub(crate) networks: BTreeMap<String, EndpointSettings>,
+    pub(crate) ports: PortMap,
+}
+
+impl Prepared {
+    /// The container has started: what was made is its own now.
+    pub(crate) fn keep(mut self) -> Option<Endpoint> {
+        self.endpoint.take()
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.endpoint.take()
+            && let Err(error) = self.net.release(&endpoint.id)
+        {
+            tracing::warn!(error = types::error::chain(&error), "could not give back the network of a container that did not start");
+        }
+    }
+}
+
+impl Engine {
+    /// Makes namespace, interface and published ports, and writes the files that name hosts. Blocks.
+    pub(crate) fn prepare_network(&self, record: &Record) -> Result<Prepared, Error> {
+        let failed = |operation| move |source| Error::Net { operation, source };
+        let mut prepared =
+            Prepared { net: self.net.clone(), netns: None, endpoint: None, networks: BTreeMap::new(), ports: PortMap::empty() };
+        let mode = Mode::parse(&record.host);
+        match &mode {
+            Mode::Host => self.describe(&mut prepared, "host")?,
+            Mode::None => {
+                prepared.netns = Some(Netns::create(&sysctls(&record.host)).map_err(failed("make a network namespace"))?);
+                self.describe(&mut prepared, "none")?;
+            }
+            Mode::Container(name) => {
+                let target = self.joinable(name)?;
+                let fd = namespace(&target, "net")?;
+                prepared.netns = Some(Netns::from_fd(fd).map_err(failed("join the network namespace"))?);
+            }
+            Mode::Network(name) => {
+                let netns = Netns::create(&sysctls(&record.host)).map_err(failed("make a network namespace"))?;
+                let mut request = EndpointRequest::new(record.id.clone(), record.name.clone(), name.clone());
+                fixed_addresses(&mut request, record, name)?;
+                let endpoint = self.net.attach(&netns, &request).map_err(failed("connect the container to its network"))?;
+                let endpoint = prepared.endpoint.insert(endpoint);
+                let requests = port_requests(&record.config, &record.host)?;
+                if !requests.is_empty() {
+                    self.net.publish(endpoint, &requests).map_err(failed("publish the container's ports"))?;
+                }
+                prepared.ports = observed_ports(&record.config, endpoint);
+                let asked = record.networking.endpoints_config.get(name).cloned().unwrap_or_default();
+                prepared.networks.insert(name.clone(), settings(endpoint, asked));
+                prepared.netns = Some(netns);
+            }
+        }
+        self.write_host_files(record, &mode, prepared.endpoint.as_ref())?;
+        Ok(prepared)
+    }
+
+    /// `host` and `none` are listed among the container's networks, too.
+    fn describe(&self, prepared: &mut Prepared, name: &str) -> Result<(), Error> {
+        let network = self.net.network(name).map_err(|source| Error::Net { operation: "look up the network", source })?;
+        let settings =
+            EndpointSettings { network_id: network.id.to_string(), endpoint_id: Id::random().to_string(), ..EndpointSettings::default() };
+        prepared.networks.insert(name.to_owned(), settings);
+        Ok(())
+    }
+
+    /// The running container whose namespaces may be joined.
+    pub(crate) fn joinable(&self, name: &str) -> Result<Arc<Container>, Error> {
+        let refused = |reason: String| Error::JoinTarget { target: name.to_owned(), reason };
+        let target = self.find(name).map_err(|error| refused(error.to_string()))?;
+        if !target.record().is_alive() {
+            return Err(refused("that container is not running: start it first".to_owned()));
+        }
+        Ok(target)
+    }
+
+    /// Writes `hostname`, `hosts` and `resolv.conf`, unless the container shares those of another.
+    fn write_host_files(&self, record: &Record, mode: &Mode, endpoint: Option<&Endpoint>) -> Result<(), Error> {
+        if matches!(mode, Mode::Container(_)) {
+            return Ok(());
+        }
+        let folder = self.layout.container(&record.id);
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(|source| Error::File { operation: "write", path, source })
+        };
+        write("hostname", &format!("{}\n", record.config.hostname))?;
+        write("hosts", &self.hosts(record, mode, endpoint)?)?;
+        write("resolv.conf", &self.resolv_conf(record, mode)?)
+    }
+
+    fn hosts(&self, record: &Record, mode: &Mode, endpoint: Option<&Endpoint>) -> Result<String, Error> {
+        let host_address = match mode {
+            Mode::Host => Ipv4Addr::LOCALHOST,
+            _ => endpoint.map_or_else(|| self.net.host_address(), |endpoint| endpoint.gateway),
+        };
+        let mut extra = extra_hosts(&record.host, host_address)?;
+        // The host's own table is what its namespace resolves by; the container's additions come after it.
+        if *mode == Mode::Host {
+            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            for (name, address) in extra {
+                text.push_str(&format!("{address}\t{name}\n"));
+            }
+            return Ok(text);
+        }
+        if endpoint.is_some() {
+            for name in HOST_NAMES {
+                if !extra.iter().any(|(given, _)| given == name) {
+                    extra.push((name.to_owned(), host_address.into()));
+                }
+            }
+        }
+        let own: Vec<IpAddr> = endpoint.map(|endpoint| endpoint.address.address().into()).into_iter().collect();
+        let hostname = match record.config.domainname.as_str() {
+            "" => record.config.hostname.clone(),
+            domain => format!("{0}.{domain} {0}", record.config.hostname),
+        };
+        Ok(net::files::hosts_file(&hostname, &own, &extra))
+    }
+
+    fn resolv_conf(&self, record: &Record, mode: &Mode) -> Result<String, Error> {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let mut own = read(HOST_RESOLV_CONF);
+        if *mode != Mode::Host && net::files::is_stub(&own) && Path::new(RESOLVED_UPSTREAM).exists() {
+            own = read(RESOLVED_UPSTREAM);
+        }
+        let host = &record.host;
+        let dns = host.dns.iter().map(|text| address("Dns", text)).collect::<Result<Vec<_>, _>>()?;
+        Ok(net::files::resolv_conf(&own, &dns, &host.dns_search, &host.dns_options, *mode == Mode::Host))
+    }
+}
+
+/// Checks everything about a container's network that can be checked before its start.
+pub(crate) fn validate(config: &Config, host: &HostConfig) -> Result<Vec<String>, Error> {
+    let mut warnings = Vec::new();
+    let ports = port_requests(config, host)?;
+    extra_hosts(host, Ipv4Addr::LOCALHOST)?;
+    for text in &host.dns {
+        address("Dns", text)?;
+    }
+    let own = matches!(Mode::parse(host), Mode::Network(_));
+    if !own && !ports.is_empty() {
+        warnings.push(format!("Published ports are discarded when using the network mode {}", host.network_mode));
+    }
+    Ok(warnings)
+}
+
+/// A namespace of a running container, by descriptor.
+pub(crate) fn namespace(target: &Container, kind: &'static str) -> Result<OwnedFd, Error> {
+    let path = std::path::PathBuf::from(format!("/proc/{}/ns/{kind}", target.record().state.pid));
+    rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map_err(|errno| Error::File { operation: "open the namespace", path, source: errno.into() })
+}
+
+/// The kernel parameters of the network namespace: the defaults, then what the request says.
+fn sysctls(host: &HostConfig) -> Vec<(String, String)> {
+    let defaults = DEFAULT_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = host.sysctls.iter().filter(|(name, _)| name.starts_with("net.")).map(|(name, value)| (name.clone(), value.clone()));
+    defaults.into_iter().chain(own).collect()
+}
+
+fn fixed_addresses(request: &mut EndpointRequest, record: &Record, network: &str) -> Result<(), Error> {
+    let Some(asked) = record.networking.endpoints_config.get(network) else { return Ok(()) };
+    if let Some(ipam) = &asked.ipam_config
+        && !ipam.ipv4_address.is_empty()
+    {
+        request.address =
+            Some(ipam.ipv4_address.parse().map_err(|_| bad("IPv4Address", &ipam.ipv4_address, "an IPv4 address is expected"))?);
+    }
+    Ok(())
+}
+
+/// The ports to publish: those bound in the request, and with `publish_all_ports` every other exposed one.
+fn port_requests(config: &Config, host: &HostConfig) -> Result<Vec<PortRequest>, Error> {
+    let mut requests = Vec::new();
+    for (key, bindings) in &host.port_bindings {
+        let (container_port, protocol) = port(key)?;
+        for binding in bindings {
+            let host_ip = match binding.host_ip.as_str() {
+                "" => None,
+                text => Some(address("HostIp", text)?),
+            };
+            requests.push(PortRequest { protocol, host_ip, host_ports: range(&binding.host_port)?, container_port });
+        }
+    }
+    if host.publish_all_ports {
+        for key in config.exposed_ports.keys().filter(|key| !host.port_bindings.contains_key(*key)) {
+            let (container_port, protocol) = port(key)?;
+            requests.push(PortRequest { protocol, host_ip: None, host_ports: 0..=0, container_port });
+        }
+    }
+    Ok(requests)
+}
+
+/// `80/tcp`, or `80` for tcp.
+fn port(key: &str) -> Result<(u16, Protocol), Error> {
+    let (number, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => return Err(Error::NotServed { field: format!("the protocol sctp of port {key}") }),
+        _ => return Err(bad("port", key, "the protocol must be tcp or udp")),
+    };
+    match number.parse() {
+        Ok(number) if number > 0 => Ok((number, protocol)),
+        _ => Err(bad("port", key, "a number from 1 to 65535 is expected")),
+    }
+}
+
+fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
+    let number = |text: &str| text.parse::<u16>().map_err(|_| bad("HostPort", text, "a number from 0 to 65535 is expected"));
+    match text.split_once('-') {
+        _ if text.is_empty() => Ok(0..=0),
+        None => number(text).map(|port| port..=port),
+        Some((first, last)) => {
+            let (first, last) = (number(first)?, number(last)?);
+            if first == 0 || first > last { Err(bad("HostPort", text, "the range is empty")) } else { Ok(first..=last) }
+        }
+    }
+}
+
+/// `name:address` or `name=address`; the address may be the word for the host's own.
+fn extra_hosts(host: &HostConfig, gateway: Ipv4Addr) -> Result<Vec<(String, IpAddr)>, Error> {
+    host.extra_hosts
+        .iter()
+        .map(|entry| {
+            let (name, text) = entry.split_once([':', '=']).ok_or_else(|| bad("ExtraHosts", entry, "NAME:ADDRESS is expected"))?;
+            if name.is_empty() || name.contains(char::is_whitespace) {
+                return Err(bad("ExtraHosts", entry, "the name is empty or has spaces"));
+            }
+            let text = text.trim_start_matches('[').trim_end_matches(']');
+            let address = if text == HOST_GATEWAY { gateway.into() } else { address("ExtraHosts", text)? };
+            Ok((name.to_owned(), address))
+        })
+        .collect()
+}
+
+fn address(field: &'static str, text: &str) -> Result<IpAddr, Error> {
+    text.parse().map_err(|_| bad(field, text, "an IP address is expected"))
+}
+
+fn bad(field: &'static str, value: &str, reason: &str) -> Error {
+    Error::BadField { field, value: value.to_owned(), reason: reason.to_owned() }
+}
+
+/// Every exposed port, with the bindings of those that are published.
+fn observed_ports(config: &Config, endpoint: &Endpoint) -> PortMap {
+    let mut ports = PortMap::empty();
+    for key in config.exposed_ports.keys() {
+        ports.insert(key.clone(), List::default());
+    }
+    for binding in &endpoint.bindings {
+        let key = format!("{}/{}", binding.container_port, binding.protocol);
+        let shown = PortBinding { host_ip: binding.host_ip.to_string(), host_port: binding.host_port.to_string() };
+        ports.entry(key).or_default().push(shown);
+    }
+    ports
+}
+
+fn settings(endpoint: &Endpoint, asked: EndpointSettings) -> EndpointSettings {
+    EndpointSettings {
+        network_id: endpoint.network.to_string(),
+        endpoint_id: endpoint.id.to_string(),
+        gateway: endpoint.gateway.to_string(),
+        ip_address: endpoint.address.address().to_string(),
+        ip_prefix_len: endpoint.address.prefix(),
+        mac_address: endpoint.mac.to_string(),
+        ..asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(bindings: &[(&str, &str)]) -> HostConfig {
+        let mut host = HostConfig::default();
+        for (key, port) in bindings {
+            let binding = PortBinding { host_ip: String::new(), host_port: (*port).to_owned() };
+            host.port_bindings.entry((*key).to_owned()).or_default().push(binding);
+        }
+        host
+    }
+
+    #[test]
+    fn ports_are_read_and_bad_ones_refused() {
+        let requests = port_requests(&Config::default(), &host(&[("80/tcp", "8000-8010"), ("53/udp", "")])).expect("good ports");
+        assert_eq!(requests.len(), 2);
+        assert!(requests.iter().any(|request| request.host_ports == (8000..=8010) && request.protocol == Protocol::Tcp));
+        for (key, port) in [("0/tcp", ""), ("80/icmp", ""), ("80/tcp", "70000"), ("80/tcp", "9-8"), ("x", "")] {
+            assert!(port_requests(&Config::default(), &host(&[(key, port)])).is_err(), "{key} {port}");
+        }
+    }
+
+    #[test]
+    fn publishing_all_takes_exposed_ports_that_are_not_bound() {
+        let mut config = Config::default();
+        for key in ["80/tcp", "81/tcp"] {
+            config.exposed_ports.insert(key.to_owned(), types::container::Empty {});
+        }
+        let host = HostConfig { publish_all_ports: true, ..host(&[("80/tcp", "8080")]) };
+        let ports: Vec<_> = port_requests(&config, &host).expect("good").into_iter().map(|port| port.host_ports).collect();
+        assert_eq!(ports, [8080..=8080, 0..=0]);
+    }
+
+    #[test]
+    fn extra_hosts_know_the_gateway() {
+        let host = HostConfig { extra_hosts: vec!["a:host-gateway".to_owned(), "b:[::1]".to_owned()].into(), ..HostConfig::default() };
+        let hosts = extra_hosts(&host, Ipv4Addr::new(10, 0, 0, 1)).expect("good");
+        assert_eq!(hosts, [("a".to_owned(), Ipv4Addr::new(10, 0, 0, 1).into()), ("b".to_owned(), "::1".parse().expect("an address"))]);
+        let bad = HostConfig { extra_hosts: vec!["nothing".to_owned()].into(), ..HostConfig::default() };
+        assert!(extra_hosts(&bad, Ipv4Addr::LOCALHOST).is_err());
+    }
+}

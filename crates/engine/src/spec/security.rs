@@ -1,0 +1,174 @@
+//! What a container may do: capabilities, seccomp, no-new-privileges.
+
+use runtime::oci;
+use types::container::HostConfig;
+
+use super::bad;
+use crate::Error;
+
+/// A container's privileges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Security {
+    /// With `CAP_`, sorted.
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Seccomp,
+}
+
+/// Which system calls are filtered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seccomp {
+    /// None.
+    Unconfined,
+    /// By Docker's default profile.
+    Default,
+    /// By the profile given, as JSON.
+    Custom(String),
+}
+
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+impl Security {
+    pub(crate) fn parse(host: &HostConfig) -> Result<Self, Error> {
+        let mut security = Self {
+            capabilities: capabilities(host)?,
+            no_new_privileges: false,
+            seccomp: if host.privileged { Seccomp::Unconfined } else { Seccomp::Default },
+        };
+        for option in &host.security_opt {
+            let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+            match (name, value) {
+                ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
+                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
+                ("seccomp", "builtin") => security.seccomp = Seccomp::Default,
+                ("seccomp", profile) if !profile.is_empty() => security.seccomp = Seccomp::Custom(profile.to_owned()),
+                // Nothing is confined by these here, so taking the confinement away is done already.
+                ("apparmor", "unconfined") | ("label", "disable") => {}
+                _ => return Err(bad("SecurityOpt", option, "use no-new-privileges, or seccomp= with a profile or unconfined")),
+            }
+        }
+        Ok(security)
+    }
+
+    /// The sets for the runtime. The kernel takes effective and permitted away from a user other than root at execve.
+    pub(crate) fn capability_sets(&self) -> oci::Capabilities {
+        capability_sets(&self.capabilities)
+    }
+}
+
+/// The sets of an exec: the container's, or for a privileged one all that this machine has.
+pub(crate) fn exec_capabilities(container: &HostConfig, privileged: bool) -> Result<oci::Capabilities, Error> {
+    if privileged {
+        return Ok(capability_sets(&runtime::default::own_capabilities()));
+    }
+    Ok(Security::parse(container)?.capability_sets())
+}
+
+fn capability_sets(names: &[String]) -> oci::Capabilities {
+    oci::Capabilities { bounding: names.to_vec(), effective: names.to_vec(), permitted: names.to_vec(), ..oci::Capabilities::default() }
+}
+
+fn capabilities(host: &HostConfig) -> Result<Vec<String>, Error> {
+    let add = names("CapAdd", &host.cap_add)?;
+    let drop = names("CapDrop", &host.cap_drop)?;
+    let all = |list: &[String]| list.iter().any(|name| name == "ALL");
+    let mut held = if host.privileged {
+        runtime::default::own_capabilities()
+    } else if all(&add) {
+        runtime::default::own_capabilities().into_iter().filter(|name| !drop.contains(name)).collect()
+    } else if all(&drop) {
+        add
+    } else {
+        let base = runtime::default::CAPABILITIES.iter().map(|name| (*name).to_owned());
+        base.filter(|name| !drop.contains(name)).chain(add).collect()
+    };
+    held.sort();
+    held.dedup();
+    Ok(held)
+}
+
+/// Names with `CAP_`, in capitals; `ALL` stays as it is.
+fn names(field: &'static str, list: &[String]) -> Result<Vec<String>, Error> {
+    list.iter()
+        .map(|given| {
+            let upper = given.to_ascii_uppercase();
+            let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+            match name {
+                "ALL" => Ok("ALL".to_owned()),
+                name if NAMES.contains(&name) => Ok(format!("CAP_{name}")),
+                _ => Err(bad(field, given, "there is no such capability")),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(add: &[&str], drop: &[&str]) -> Vec<String> {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        capabilities(&HostConfig { cap_add: list(add), cap_drop: list(drop), ..HostConfig::default() }).expect("known names")
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        assert_eq!(held(&[], &[]).len(), 14);
+        assert_eq!(held(&["net_admin"], &["ALL"]), ["CAP_NET_ADMIN"]);
+        assert!(!held(&[], &["cap_chown"]).contains(&"CAP_CHOWN".to_owned()));
+        assert!(names("CapAdd", &["CAP_NOPE".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn security_options_have_two_separators() {
+        let parse = |option: &str| Security::parse(&HostConfig { security_opt: vec![option.to_owned()].into(), ..HostConfig::default() });
+        assert!(parse("no-new-privileges").expect("known").no_new_privileges);
+        assert!(parse("no-new-privileges:true").expect("known").no_new_privileges);
+        assert_eq!(parse("seccomp=unconfined").expect("known").seccomp, Seccomp::Unconfined);
+        assert_eq!(parse("seccomp={}").expect("known").seccomp, Seccomp::Custom("{}".into()));
+        assert!(parse("selinux=x").is_err() && parse("seccomp=").is_err());
+    }
+}
