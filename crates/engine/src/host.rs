@@ -23,11 +23,6 @@ pub(crate) fn system_cpu_ns() -> u64 {
     line.split_whitespace().skip(1).take(8).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>() * NS_PER_TICK
 }
 
-/// The kernel's random identifier of this boot.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
 /// A field of /etc/os-release.
 pub(crate) fn os_release(field: &str) -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release")).ok()?;

@@ -19,6 +19,7 @@ mod mounts;
 mod name;
 mod network;
 mod persist;
+mod ready;
 pub mod request;
 mod resources;
 mod restore;

@@ -10,8 +10,8 @@ use monitor::{Arrival, Handle, LAUNCH_ID, Reply, Request};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Error;
 use crate::container::lock;
+use crate::{Error, ready};
 
 /// A monitor that does not answer within this time is broken: all it does for an answer takes milliseconds.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ impl Link {
     pub(crate) fn open(name: String, handle: Handle) -> Result<(Arc<Self>, Answer, mpsc::UnboundedReceiver<Notice>), Error> {
         let first = if handle.pid().is_some() { LAUNCH_ID } else { 0 };
         let failed = |source| Error::Monitor { name: name.clone(), what: format!("cannot be waited for: {source}") };
-        let handle = AsyncFd::register(handle).map_err(failed)?;
+        let handle = ready::watched(handle).map_err(failed)?;
         let (sender, receiver) = oneshot::channel();
         let waiting = Mutex::new(Some(HashMap::from([(first, sender)])));
         let link = Arc::new(Self { name: name.clone(), handle, next: AtomicU64::new(LAUNCH_ID + 1), waiting });
@@ -112,7 +112,7 @@ impl Link {
     /// Takes the ended monitor off the process table.
     async fn reap(&self) {
         let Some(pidfd) = self.handle.get_ref().pidfd().and_then(|fd| fd.try_clone_to_owned().ok()) else { return };
-        let Ok(pidfd) = AsyncFd::register(pidfd) else { return };
+        let Ok(pidfd) = ready::watched(pidfd) else { return };
         while !self.handle.get_ref().reap() {
             match pidfd.readable().await {
                 Ok(mut ready) => ready.clear_ready(),

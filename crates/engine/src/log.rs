@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::container::Container;
 use crate::request::{LogReader, LogRecord, ReadLogs, Stream};
-use crate::{Engine, Error};
+use crate::{Engine, Error, ready};
 
 /// Bytes of records that one batch holds at most.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
@@ -96,7 +96,7 @@ impl Watch {
         let folder = path.parent().unwrap_or(path);
         let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&inotify, folder, flags)?;
-        Ok(Self { inotify: AsyncFd::register(inotify)? })
+        Ok(Self { inotify: ready::watched(inotify)? })
     }
 
     async fn changed(&self) {

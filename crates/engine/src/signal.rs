@@ -40,7 +40,6 @@ const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
 pub(crate) const SIGKILL: i32 = 9;
-pub(crate) const SIGTERM: i32 = 15;
 
 /// `9`, `KILL`, `SIGKILL`, `sigkill`, `RTMIN+3`, `RTMAX-1`.
 pub(crate) fn parse(text: &str) -> Result<i32, Error> {

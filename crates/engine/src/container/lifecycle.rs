@@ -1,6 +1,7 @@
 //! The running container: what its monitor tells, stop, kill, restart, pause, and what happens after its end.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -197,7 +198,17 @@ impl Engine {
     }
 
     /// Listens to the monitor of a running container until it ends.
-    pub(crate) async fn supervise(self: Arc<Self>, container: Arc<Container>, link: Arc<Link>, mut notices: UnboundedReceiver<Notice>) {
+    /// Boxed, since an end may lead to a start, which listens again.
+    pub(crate) fn supervise(
+        self: Arc<Self>,
+        container: Arc<Container>,
+        link: Arc<Link>,
+        notices: UnboundedReceiver<Notice>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.listen(container, link, notices))
+    }
+
+    async fn listen(self: Arc<Self>, container: Arc<Container>, link: Arc<Link>, mut notices: UnboundedReceiver<Notice>) {
         while let Some(notice) = notices.recv().await {
             match notice {
                 Notice::Event(Event::Exited(exit)) => return self.finish(&container, &link, exit).await,
