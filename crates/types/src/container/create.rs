@@ -136,6 +136,9 @@ impl HostConfig {
     fn refuse_behaviour(&self, refused: &mut Refused) {
         let log_driver = self.log_config.kind.as_str();
         refused.when(!["", "json-file", "none"].contains(&log_driver), &format!("HostConfig.LogConfig.Type ({log_driver})"));
+        for option in self.log_config.config.keys().filter(|option| !["max-size", "max-file"].contains(&option.as_str())) {
+            refused.0.push(format!("HostConfig.LogConfig.Config ({option})"));
+        }
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
         refused.when(!self.volumes_from.is_empty(), "HostConfig.VolumesFrom");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");

@@ -1,0 +1,369 @@
+//! Images: pull, import, load, save, list, inspect, history, tag, remove, prune.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::image::{HistoryEntry, ImageDetails, ImageSummary, ImportOptions, ListRequest, LoadedImage, Progress, Pulled};
+use engine::{Engine, Removal};
+use futures_util::stream;
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use types::{ErrorKind, ImageRef, Platform};
+
+use crate::error::Failure;
+use crate::http::{self, JSON, Outcome, Request, TAR, ok, streamed, to_the_end};
+use crate::streams::progress_line;
+use crate::version::Version;
+
+/// Lines of progress that wait for a slow client.
+const PROGRESS_QUEUE_LEN_MAX: usize = 64;
+
+pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
+    let query = &request.query;
+    let mut filters = query.filters()?;
+    // Below API 1.25 a parameter of its own.
+    if let Some(reference) = query.get("filter").filter(|_| !request.version.since(41)) {
+        filters.entry("reference".to_owned()).or_default().push(reference.to_owned());
+    }
+    let shared_size = query.flag("shared-size");
+    let wanted = ListRequest { all: query.flag("all"), filters, shared_size };
+    let images = engine.images().list(&wanted).await.map_err(|error| Failure::of(&error))?;
+    let entries: Vec<Value> = images.iter().map(|image| summary(image, request.version)).collect();
+    ok(&entries)
+}
+
+/// An entry of the list.
+pub fn summary(image: &ImageSummary, version: Version) -> Value {
+    let labels = image.image.config.config.as_ref().and_then(|config| config.labels.as_ref());
+    let mut entry = json!({
+        // Docker counts containers here since API 1.51 only.
+        "Containers": if version.since(51) { i64::try_from(image.containers).unwrap_or(i64::MAX) } else { -1 },
+        "Created": image.created,
+        "Id": image.image.id,
+        "Labels": labels,
+        "ParentId": image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        "RepoDigests": image.repo_digests,
+        "RepoTags": image.repo_tags,
+        "SharedSize": image.shared_size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)),
+        "Size": image.size,
+    });
+    if !version.since(44) {
+        entry["VirtualSize"] = json!(image.size);
+        for names in ["RepoDigests", "RepoTags"] {
+            if entry[names].as_array().is_some_and(Vec::is_empty) {
+                entry[names] = Value::Null;
+            }
+        }
+    }
+    entry
+}
+
+pub async fn inspect(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let details = engine.images().inspect(name).map_err(|error| Failure::of(&error))?;
+    ok(&encode_details(&details, request.version))
+}
+
+fn encode_details(details: &ImageDetails, version: Version) -> Value {
+    let image = &details.image;
+    let config = &image.config;
+    let lower: Vec<String> = details.lower.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let (upper, below) = lower.split_first().map_or((String::new(), String::new()), |(top, rest)| (top.clone(), rest.join(":")));
+    let mut layers = json!({ "UpperDir": upper });
+    if !below.is_empty() {
+        layers["LowerDir"] = json!(below);
+    }
+    let mut shown = json!({
+        "Id": image.id,
+        "RepoTags": details.repo_tags,
+        "RepoDigests": details.repo_digests,
+        "Parent": image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        "Comment": details.comment,
+        "DockerVersion": config.docker_version,
+        "Author": config.author,
+        "Config": run_config(details, version),
+        "Architecture": config.architecture,
+        "Os": config.os,
+        "Size": details.size,
+        "GraphDriver": { "Data": layers, "Name": "overlay2" },
+        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
+        "Metadata": { "LastTagTime": image.last_tagged.as_deref().unwrap_or("0001-01-01T00:00:00Z") },
+    });
+    match &config.created {
+        Some(created) => shown["Created"] = json!(created),
+        None if !version.since(44) => shown["Created"] = json!("0001-01-01T00:00:00Z"),
+        None => {}
+    }
+    if !config.variant.is_empty() {
+        shown["Variant"] = json!(config.variant);
+    }
+    if !version.since(44) {
+        shown["VirtualSize"] = json!(details.size);
+    }
+    if !version.since(45) {
+        shown["Container"] = json!("");
+        shown["ContainerConfig"] = json!(types::container::Config::default());
+    }
+    shown
+}
+
+/// What containers of the image run. Fields that only containers have are shown below API 1.50, always blank.
+fn run_config(details: &ImageDetails, version: Version) -> Value {
+    let run = details.image.config.config.clone().unwrap_or_default();
+    let set = |keys: &std::collections::BTreeMap<String, Value>| if keys.is_empty() { Value::Null } else { json!(keys) };
+    let mut shown = json!({
+        "User": run.user,
+        "Env": run.env,
+        "Cmd": run.cmd,
+        "Volumes": set(&run.volumes),
+        "WorkingDir": run.working_dir,
+        "Entrypoint": run.entrypoint,
+        "OnBuild": run.on_build,
+        "Labels": run.labels,
+    });
+    if !run.exposed_ports.is_empty() {
+        shown["ExposedPorts"] = set(&run.exposed_ports);
+    }
+    if let Some(signal) = &run.stop_signal {
+        shown["StopSignal"] = json!(signal);
+    }
+    if let Some(probe) = &run.healthcheck {
+        shown["Healthcheck"] = json!(probe);
+    }
+    if let Some(shell) = &run.shell {
+        shown["Shell"] = json!(shell);
+    }
+    if !version.since(50) {
+        for text in ["Hostname", "Domainname", "Image"] {
+            shown[text] = json!("");
+        }
+        for flag in ["AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"] {
+            shown[flag] = json!(false);
+        }
+    }
+    shown
+}
+
+pub async fn history(engine: Arc<Engine>, name: &str, _request: Request) -> Outcome {
+    let lines = engine.images().history(name).map_err(|error| Failure::of(&error))?;
+    ok(&lines.iter().map(encode_history).collect::<Vec<_>>())
+}
+
+fn encode_history(line: &HistoryEntry) -> Value {
+    let created = line.created.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    json!({
+        "Comment": line.comment,
+        "Created": created.map_or(0, Timestamp::as_second),
+        "CreatedBy": line.created_by,
+        "Id": line.id,
+        "Size": line.size,
+        "Tags": if line.tags.is_empty() { None } else { Some(&line.tags) },
+    })
+}
+
+pub async fn tag(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let text = |key: &str| request.query.get(key).unwrap_or_default().to_owned();
+    let (name, repository, tag) = (name.to_owned(), text("repo"), text("tag"));
+    image_task(async move { engine.images().tag(&name, &repository, &tag).await }).await?;
+    Ok(http::empty(StatusCode::CREATED))
+}
+
+pub async fn remove(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let (name, force, noprune) = (name.to_owned(), request.query.flag("force"), request.query.flag("noprune"));
+    let removed = image_task(async move { engine.images().remove(&name, force, noprune).await }).await?;
+    ok(&removed.iter().map(encode_removal).collect::<Vec<_>>())
+}
+
+fn encode_removal(removal: &Removal) -> Value {
+    match removal {
+        Removal::Untagged(name) => json!({ "Untagged": name }),
+        Removal::Deleted(digest) => json!({ "Deleted": digest }),
+    }
+}
+
+pub async fn prune(engine: Arc<Engine>, request: Request) -> Outcome {
+    let filters = request.query.filters()?;
+    let pruned = image_task(async move { engine.images().prune(&filters).await }).await?;
+    let removed: Vec<Value> = pruned.removed.iter().map(encode_removal).collect();
+    ok(&json!({ "ImagesDeleted": if removed.is_empty() { None } else { Some(removed) }, "SpaceReclaimed": pruned.reclaimed }))
+}
+
+/// Two operations in one, as Docker has it: with `fromSrc` an import, with `fromImage` a pull.
+pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
+    let platform = platform(&request)?;
+    match (request.query.get("fromImage"), request.query.get("fromSrc")) {
+        (Some(name), _) => {
+            let reference = reference(name, request.query.get("tag"))?;
+            pull(engine, reference, platform).await
+        }
+        (None, Some("-")) => import(engine, request, platform).await,
+        (None, Some(_)) => Err(Failure::not_served("importing from an address")),
+        (None, None) => Err(Failure::bad("one of the parameters fromImage and fromSrc is needed")),
+    }
+}
+
+fn platform(request: &Request) -> Result<Option<Platform>, Failure> {
+    let Some(text) = request.query.get("platform") else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| Failure::bad(format!("invalid platform {text:?}: {error}")))
+}
+
+/// A name with the tag or digest that came beside it.
+fn reference(name: &str, tag: Option<&str>) -> Result<ImageRef, Failure> {
+    let text = match tag {
+        None => name.to_owned(),
+        Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
+        Some(tag) => format!("{name}:{tag}"),
+    };
+    text.parse().map_err(|error: types::reference::InvalidReference| Failure::bad(error.to_string()))
+}
+
+async fn import(engine: Arc<Engine>, request: Request, platform: Option<Platform>) -> Outcome {
+    let query = &request.query;
+    let name = query.get("repo").map(|name| reference(name, query.get("tag"))).transpose()?;
+    let options = ImportOptions {
+        name,
+        changes: query.all("changes"),
+        message: query.get("message").unwrap_or_default().to_owned(),
+        source: "-".to_owned(),
+        platform,
+    };
+    let input = request.upload();
+    let image = image_task(async move { engine.images().import(input, options).await }).await?;
+    Ok(streamed(JSON, stream::once(async move { progress_line(&json!({ "status": image.id })) })))
+}
+
+/// A task that ends with whoever holds this.
+struct Bound<T>(JoinHandle<T>);
+
+impl<T> Drop for Bound<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A pull that runs; it is cancelled when its client goes.
+struct Pull {
+    progress: mpsc::Receiver<Progress>,
+    first: Option<Progress>,
+    task: Option<Bound<engine::image::Result<Pulled>>>,
+}
+
+/// Until the first line of progress a failure is an answer of its own; later it is a line of the stream.
+async fn pull(engine: Arc<Engine>, reference: ImageRef, platform: Option<Platform>) -> Outcome {
+    let (sender, progress) = mpsc::channel(PROGRESS_QUEUE_LEN_MAX);
+    let task = tokio::spawn(async move { engine.images().pull(&reference, platform.as_ref(), None, sender).await });
+    let mut pull = Pull { progress, first: None, task: Some(Bound(task)) };
+    pull.first = pull.progress.recv().await;
+    if pull.first.is_none() {
+        pull.end().await?;
+    }
+    Ok(streamed(JSON, stream::unfold(pull, |mut pull| async { pull.next_line().await.map(|line| (line, pull)) })))
+}
+
+impl Pull {
+    async fn next_line(&mut self) -> Option<io::Result<Bytes>> {
+        let next = match self.first.take() {
+            Some(first) => Some(first),
+            None => self.progress.recv().await,
+        };
+        match next {
+            Some(progress) => Some(progress_line(&encode_progress(&progress))),
+            None => match self.end().await {
+                Ok(()) => None,
+                Err(failure) => Some(progress_line(&error_line(&failure))),
+            },
+        }
+    }
+
+    /// The result of the task; nothing the second time.
+    async fn end(&mut self) -> Result<(), Failure> {
+        let Some(mut task) = self.task.take() else { return Ok(()) };
+        match (&mut task.0).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Failure::of(&error)),
+            Err(error) => Err(Failure::new(ErrorKind::Internal, format!("the pull ended: {error}"))),
+        }
+    }
+}
+
+fn encode_progress(progress: &Progress) -> Value {
+    let mut line = json!({ "status": progress.status });
+    if progress.id.is_empty() {
+        return line;
+    }
+    let is_layer = !progress.status.starts_with("Pulling from ");
+    if is_layer {
+        line["progressDetail"] = match progress.detail {
+            None => json!({}),
+            Some((current, None)) => json!({ "current": current }),
+            Some((current, Some(total))) => json!({ "current": current, "total": total }),
+        };
+    }
+    line["id"] = json!(progress.id);
+    line
+}
+
+/// The line of a stream that says why it ends.
+fn error_line(failure: &Failure) -> Value {
+    json!({ "errorDetail": { "message": failure.message }, "error": failure.message })
+}
+
+pub async fn load(engine: Arc<Engine>, request: Request) -> Outcome {
+    let platform = platform(&request)?;
+    let input = request.upload();
+    let loaded = image_task(async move { engine.images().load(input, platform).await }).await?;
+    let lines: Vec<io::Result<Bytes>> =
+        loaded.iter().flat_map(loaded_lines).map(|line| progress_line(&json!({ "stream": line }))).collect();
+    Ok(streamed(JSON, stream::iter(lines)))
+}
+
+fn loaded_lines(loaded: &LoadedImage) -> Vec<String> {
+    match loaded.names.as_slice() {
+        [] => vec![format!("Loaded image ID: {}\n", loaded.id)],
+        names => names.iter().map(|name| format!("Loaded image: {name}\n")).collect(),
+    }
+}
+
+pub async fn save(engine: Arc<Engine>, names: Vec<String>, request: Request) -> Outcome {
+    if names.is_empty() {
+        return Err(Failure::bad("no image to save is named"));
+    }
+    let platform = platform(&request)?;
+    let archive = engine.images().save(names, platform).await.map_err(|error| Failure::of(&error))?;
+    Ok(streamed(TAR, http::received(archive, |piece| piece)))
+}
+
+/// An operation that goes on to its end even when its client goes.
+async fn image_task<T, F>(operation: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = engine::image::Result<T>> + Send + 'static,
+{
+    to_the_end(async move { operation.await.map_err(|error| Failure::of(&error)) }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_details_for_layers_only() {
+        let line = |id: &str, status: &str, detail| encode_progress(&Progress { id: id.to_owned(), status: status.to_owned(), detail });
+        assert_eq!(line("latest", "Pulling from library/x", None), json!({"status": "Pulling from library/x", "id": "latest"}));
+        assert_eq!(line("ab", "Pulling fs layer", None), json!({"status": "Pulling fs layer", "progressDetail": {}, "id": "ab"}));
+        let detail = json!({"status": "Downloading", "progressDetail": {"current": 1, "total": 2}, "id": "ab"});
+        assert_eq!(line("ab", "Downloading", Some((1, Some(2)))), detail);
+        assert_eq!(line("", "Digest: sha256:00", None), json!({"status": "Digest: sha256:00"}));
+    }
+
+    #[test]
+    fn tags_and_digests_come_beside_a_name() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        assert!(reference("busybox", None).is_ok() && reference("busybox", Some("1")).is_ok());
+        assert!(reference("127.0.0.1:5000/a/b", Some(&digest)).is_ok());
+        assert_eq!(reference("Me/BB", Some("v1")).expect_err("upper case").status.as_u16(), 400);
+    }
+}

@@ -1,0 +1,277 @@
+//! The engine itself: is it there, what is it, what does it hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use engine::Engine;
+use engine::image::ListRequest;
+use engine::request::{Filters, Info};
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use types::container::defaults;
+
+use crate::error::Failure;
+use crate::http::{self, Outcome, Reply, Request, ok};
+use crate::version::Version;
+use crate::{container_json, images, volumes};
+
+/// The engine's version.
+const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The machine's architecture in Go's names.
+const fn go_architecture() -> &'static str {
+    if cfg!(target_arch = "x86_64") {
+        "amd64"
+    } else if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        std::env::consts::ARCH
+    }
+}
+
+pub fn ping() -> Reply {
+    let reply = http::text(StatusCode::OK, "OK");
+    let headers = [
+        // The client builds with what this names; 1 is the engine's own builder.
+        ("builder-version", "1"),
+        ("swarm", "inactive"),
+        ("cache-control", "no-cache, no-store, must-revalidate"),
+        ("pragma", "no-cache"),
+    ];
+    headers.into_iter().fold(reply, |reply, (name, value)| http::with_header(reply, name, value))
+}
+
+pub fn version() -> Outcome {
+    let kernel = rustix::system::uname();
+    let kernel = kernel.release().to_string_lossy();
+    let (arch, current, oldest) = (go_architecture(), Version::CURRENT.to_string(), Version::OLDEST.to_string());
+    ok(&json!({
+        "Platform": { "Name": "Cais" },
+        "Version": ENGINE_VERSION,
+        "ApiVersion": current,
+        "MinAPIVersion": oldest,
+        "Os": "linux",
+        "Arch": arch,
+        "Components": [{
+            "Name": "Engine",
+            "Version": ENGINE_VERSION,
+            "Details": {
+                "ApiVersion": current,
+                "Arch": arch,
+                "BuildTime": "",
+                "Experimental": "false",
+                "GitCommit": "",
+                "GoVersion": "",
+                "KernelVersion": kernel,
+                "MinAPIVersion": oldest,
+                "Os": "linux",
+            },
+        }],
+        "GitCommit": "",
+        "GoVersion": "",
+        "KernelVersion": kernel,
+        "BuildTime": "",
+    }))
+}
+
+pub async fn info(engine: Arc<Engine>, request: Request) -> Outcome {
+    let info = engine.info().await?;
+    ok(&encode_info(&info, request.version))
+}
+
+fn encode_info(info: &Info, version: Version) -> Value {
+    let (running, paused, stopped) = info.containers;
+    let limits = &info.limits;
+    let [http_proxy, https_proxy, no_proxy] = &info.proxies;
+    let mut shown = json!({
+        "ID": info.id,
+        "Containers": running + paused + stopped,
+        "ContainersRunning": running,
+        "ContainersPaused": paused,
+        "ContainersStopped": stopped,
+        "Images": info.images,
+        "Driver": "overlay2",
+        "DriverStatus": [
+            ["Backing Filesystem", info.backing_filesystem.as_str()],
+            ["Supports d_type", "true"],
+            ["Using metacopy", "false"],
+            ["Native Overlay Diff", "true"],
+            ["userxattr", "false"],
+        ],
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
+        "MemoryLimit": limits.memory,
+        "SwapLimit": limits.swap,
+        "CpuCfsPeriod": limits.cpu_cfs,
+        "CpuCfsQuota": limits.cpu_cfs,
+        "CPUShares": limits.cpu_shares,
+        "CPUSet": limits.cpuset,
+        "PidsLimit": limits.pids,
+        "IPv4Forwarding": info.ipv4_forwarding,
+        "Debug": tracing::enabled!(tracing::Level::DEBUG),
+        "NFd": info.open_files,
+        "OomKillDisable": limits.oom_kill_disable,
+        "NGoroutines": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        "SystemTime": Timestamp::now().to_string(),
+        "LoggingDriver": defaults::LOG_DRIVER,
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": info.cgroup_version.to_string(),
+        "NEventsListener": info.event_listeners,
+        "KernelVersion": info.kernel_version,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": info.os_version,
+        "OSType": "linux",
+        "Architecture": std::env::consts::ARCH,
+        "NCPU": info.cpus,
+        "MemTotal": info.memory_total,
+    });
+    let rest = json!({
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+            "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": [], "Secure": true, "Official": true } },
+            "Mirrors": [],
+        },
+        "GenericResources": null,
+        "DockerRootDir": info.data_root,
+        "HttpProxy": http_proxy,
+        "HttpsProxy": https_proxy,
+        "NoProxy": no_proxy,
+        "Name": info.name,
+        "Labels": [],
+        "ExperimentalBuild": false,
+        "ServerVersion": ENGINE_VERSION,
+        "Runtimes": { defaults::RUNTIME: { "path": "cais" } },
+        "DefaultRuntime": defaults::RUNTIME,
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "cais-init",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "FirewallBackend": { "Driver": "nftables" },
+        "DefaultAddressPools": info.address_pools.iter().map(|(base, size)| json!({ "Base": base, "Size": size })).collect::<Vec<_>>(),
+        "CDISpecDirs": [],
+        "Warnings": info.warnings,
+    });
+    if let (Value::Object(shown), Value::Object(rest)) = (&mut shown, rest) {
+        shown.extend(rest);
+        if !version.since(49) {
+            older_info(shown);
+        }
+    }
+    shown
+}
+
+/// Fields that older clients expect.
+fn older_info(shown: &mut serde_json::Map<String, Value>) {
+    shown.remove("FirewallBackend");
+    for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+        shown.insert(commit.to_owned(), json!({ "ID": "", "Expected": "" }));
+    }
+    for table in ["BridgeNfIptables", "BridgeNfIp6tables"] {
+        shown.insert(table.to_owned(), json!(false));
+    }
+    shown["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = Value::Null;
+    shown["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = Value::Null;
+}
+
+pub async fn disk_usage(engine: Arc<Engine>, request: Request) -> Outcome {
+    let types = request.query.all("type");
+    if let Some(unknown) = types.iter().find(|kind| !["image", "container", "volume", "build-cache"].contains(&kind.as_str())) {
+        return Err(Failure::bad(format!("unknown object type: {unknown}")));
+    }
+    let wanted = |kind: &str| types.is_empty() || types.iter().any(|asked| asked == kind);
+    let usage = engine.disk_usage().await?;
+    let mut shown = json!({});
+    if wanted("image") {
+        let asked = ListRequest { all: true, shared_size: true, ..ListRequest::default() };
+        let list = engine.images().list(&asked).await.map_err(|error| Failure::of(&error))?;
+        shown["LayersSize"] = json!(usage.store.layers);
+        shown["Images"] = list.iter().map(|image| images::summary(image, request.version)).collect();
+    }
+    if wanted("container") {
+        let now = Timestamp::now();
+        shown["Containers"] = json!(usage.containers.iter().map(|view| container_json::summary(view, now)).collect::<Vec<_>>());
+    }
+    if wanted("volume") {
+        let sizes: HashMap<&str, u64> = usage.store.volumes.iter().map(|volume| (volume.name.as_str(), volume.size)).collect();
+        let list = engine.list_volumes(Filters::new()).await?.into_iter().map(|volume| {
+            let mut entry = volumes::encode(&volume);
+            // A volume made since the measurement has no size yet.
+            let size = sizes.get(volume.name.as_str()).map_or(json!(-1), |size| json!(size));
+            entry["UsageData"] = json!({ "RefCount": engine.volume_users(&volume.name).len(), "Size": size });
+            entry
+        });
+        shown["Volumes"] = list.collect();
+    }
+    if wanted("build-cache") {
+        shown["BuildCache"] = json!([]);
+        if !request.version.since(42) {
+            shown["BuilderSize"] = json!(0);
+        }
+    }
+    ok(&shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> Info {
+        Info {
+            id: "b4992d61".to_owned(),
+            containers: (2, 1, 3),
+            images: 1,
+            name: "vm".to_owned(),
+            kernel_version: "6.18".to_owned(),
+            operating_system: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            os_version: "12".to_owned(),
+            cpus: 2,
+            memory_total: 1 << 30,
+            cgroup_version: 1,
+            limits: engine::request::Limits::default(),
+            data_root: "/var/lib/cais".to_owned(),
+            backing_filesystem: "extfs".to_owned(),
+            open_files: 9,
+            event_listeners: 0,
+            address_pools: vec![("172.30.0.0/16".to_owned(), 24)],
+            warnings: Vec::new(),
+            proxies: Default::default(),
+            ipv4_forwarding: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn info_counts_and_depends_on_the_version() {
+        let newer = encode_info(&info(), Version::new(51));
+        assert_eq!((&newer["Containers"], &newer["ContainersStopped"], &newer["CgroupVersion"]), (&json!(6), &json!(3), &json!("1")));
+        assert_eq!(newer["Swarm"]["LocalNodeState"], "inactive");
+        assert_eq!(newer["RuncCommit"], json!({"ID": ""}));
+        let older = encode_info(&info(), Version::new(41));
+        assert_eq!(older["RuncCommit"], json!({"ID": "", "Expected": ""}));
+        assert!(older.get("FirewallBackend").is_none() && older["BridgeNfIptables"] == json!(false));
+        assert_eq!(older["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"], Value::Null);
+    }
+
+    #[test]
+    fn ping_tells_what_clients_look_for() {
+        let reply = ping();
+        assert_eq!(reply.headers()["builder-version"], "1");
+        assert_eq!(reply.headers()["content-type"], "text/plain; charset=utf-8");
+    }
+}
