@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Mark {
     words: Vec<String>,
+    own_folder: String,
 }
 
 impl Mark {
     /// Everything that names this folder.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { words: vec![dir.to_string_lossy().into_owned()] }
+        let dir = dir.to_string_lossy().into_owned();
+        Self { own_folder: format!("file {dir}"), words: vec![dir] }
     }
 
     /// Adds the name of the engine's cgroup root, and the digits in it that its bridge and table share.
@@ -41,7 +43,7 @@ impl Mark {
 /// Everything on the machine that carries the mark, one line each; files below the engine's own folder aside.
 #[must_use]
 pub fn of(mark: &Mark) -> Vec<String> {
-    Machine::look().lines().into_iter().filter(|line| mark.names(line)).collect()
+    Machine::look().lines().into_iter().filter(|line| mark.names(line) && *line != mark.own_folder).collect()
 }
 
 /// Ends, unmounts and deletes what [`of`] finds.
@@ -65,6 +67,14 @@ pub fn remove(mark: &Mark) {
     }
     for group in machine.cgroups.iter().filter(|group| mark.names(group)) {
         remove_group(Path::new(group));
+    }
+}
+
+/// Ends every process whose command line names this folder.
+pub fn kill_all_in(dir: &Path) {
+    let dir = dir.to_string_lossy();
+    for pid in processes().into_iter().filter(|(_, what)| what.contains(&*dir)).filter_map(|(pid, _)| Pid::from_raw(pid)) {
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod image;
 pub mod leaks;
 pub mod pty;
 pub mod sh;
+pub mod vm;
 
 pub use engine::{Client, Engine};
 
