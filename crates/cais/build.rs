@@ -1,8 +1,8 @@
 //! Builds the small program of crate `monitor` (`cais-monitor`, `cais-runtime`, `cais-init`) and tells where it is, so that `cais` can embed it:
 //! `include_bytes!(env!("CAIS_MONITOR_ELF"))`.
 //!
-//! It is always built for size, whatever the profile of `cais` itself: each container pays for its pages. The nested cargo works in a target
-//! folder of its own below OUT_DIR, because the outer one holds the lock of the usual folder.
+//! It is always optimised for size, whatever the profile of `cais` itself: each container pays for its pages. Only the slow link-time optimisation
+//! is left to release builds. The nested cargo works in a target folder of its own below OUT_DIR, because the outer one holds the lock of the usual one.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,8 @@ fn build(workspace: &Path) -> PathBuf {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_the_outer_build(&name.to_string_lossy())) {
         cargo.env_remove(name);
     }
-    for (name, value) in [("OPT_LEVEL", "s"), ("PANIC", "abort"), ("STRIP", "symbols"), ("LTO", "fat"), ("CODEGEN_UNITS", "1"), ("DEBUG", "0")] {
+    let (lto, units) = if variable("PROFILE") == "release" { ("fat", "1") } else { ("off", "16") };
+    for (name, value) in [("OPT_LEVEL", "s"), ("PANIC", "abort"), ("STRIP", "symbols"), ("DEBUG", "0"), ("LTO", lto), ("CODEGEN_UNITS", units)] {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     match cargo.status() {

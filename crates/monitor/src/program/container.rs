@@ -35,6 +35,8 @@ pub struct Container {
     pub oom: Option<OomWatch>,
     /// How often it did.
     pub oom_kills: u64,
+    /// When to count again: the notice comes before the kill.
+    pub oom_check_at: Option<Instant>,
     /// Its mount namespace: as long as it is open, the end of the last process does not wait for the overlay to be synced.
     pub mounts: Option<File>,
     /// Whether and when it was started.

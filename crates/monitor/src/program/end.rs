@@ -9,6 +9,8 @@ use super::{Monitor, now_ns};
 
 /// How long output is still read after a process's end while others hold its streams open.
 const DRAIN_MS_MAX: u64 = 2_000;
+/// The notice of a lack of memory comes before the kill that it leads to: look again after this time.
+const OOM_CHECK_MS: u64 = 20;
 
 impl Monitor {
     /// A process has ended: its exit code is taken at once, its streams are read to their end first.
@@ -48,12 +50,21 @@ impl Monitor {
         }
     }
 
-    /// The kernel may have killed for lack of memory.
+    /// The container is out of memory: the kernel is about to kill, or just has.
+    pub(super) fn out_of_memory(&mut self) {
+        if let Some(container) = &mut self.container {
+            if let Some(oom) = &container.oom {
+                oom.acknowledge();
+            }
+            container.oom_check_at = Some(Instant::now() + Duration::from_millis(OOM_CHECK_MS));
+        }
+        self.count_oom_kills();
+    }
+
+    /// Tells of processes that were killed since the last look.
     pub(super) fn count_oom_kills(&mut self) {
         let Some(container) = &mut self.container else { return };
-        let Some(oom) = &container.oom else { return };
-        oom.acknowledge();
-        let kills = oom.kills().unwrap_or(container.oom_kills);
+        let kills = container.oom.as_ref().and_then(|oom| oom.kills().ok()).unwrap_or(container.oom_kills);
         if kills > container.oom_kills {
             container.oom_kills = kills;
             self.engines.broadcast(&self.poll, &Event::Oom { count: kills });

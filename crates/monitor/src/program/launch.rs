@@ -103,6 +103,7 @@ impl Monitor {
             group,
             oom,
             oom_kills: 0,
+            oom_check_at: None,
             mounts: Some(mounts),
             started: started.clone(),
             paused: false,

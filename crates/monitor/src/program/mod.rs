@@ -117,7 +117,7 @@ impl Monitor {
             Token::Stdout(number) => self.pump(number, Stream::Stdout),
             Token::Stderr(number) => self.pump(number, Stream::Stderr),
             Token::Stdin(number) => self.input_ready(number, ready),
-            Token::Oom => self.count_oom_kills(),
+            Token::Oom => self.out_of_memory(),
         }
     }
 
@@ -125,7 +125,8 @@ impl Monitor {
     fn deadline(&self) -> Option<Instant> {
         let seats = self.seats.iter().filter_map(|seat| seat.client.drop_at());
         let processes = self.processes.iter().filter_map(|process| process.drain_until);
-        let container = self.container.iter().flat_map(|container| [container.kill_at, container.hold_until(&self.engines)]).flatten();
+        let of_container = |container: &Container| [container.kill_at, container.oom_check_at, container.hold_until(&self.engines)];
+        let container = self.container.iter().flat_map(of_container).flatten();
         seats.chain(processes).chain(container).chain(self.tidy_at).min()
     }
 
@@ -134,6 +135,10 @@ impl Monitor {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.container.as_ref().and_then(|container| container.kill_at)) {
             self.kill_container();
+        }
+        if let Some(container) = self.container.as_mut().filter(|container| due(container.oom_check_at)) {
+            container.oom_check_at = None;
+            self.count_oom_kills();
         }
         let slow: Vec<u32> = self.seats.iter().filter(|seat| due(seat.client.drop_at())).map(|seat| seat.number).collect();
         for number in slow {
