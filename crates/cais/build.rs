@@ -49,7 +49,9 @@ fn build(workspace: &Path) -> PathBuf {
         cargo.env_remove(name);
     }
     let (lto, units) = if variable("PROFILE") == "release" { ("fat", "1") } else { ("off", "16") };
-    for (name, value) in [("OPT_LEVEL", "s"), ("PANIC", "abort"), ("STRIP", "symbols"), ("DEBUG", "0"), ("LTO", lto), ("CODEGEN_UNITS", units)] {
+    for (name, value) in
+        [("OPT_LEVEL", "s"), ("PANIC", "abort"), ("STRIP", "symbols"), ("DEBUG", "0"), ("LTO", lto), ("CODEGEN_UNITS", units)]
+    {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     match cargo.status() {
