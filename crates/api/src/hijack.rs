@@ -1,14 +1,16 @@
 //! Taking a connection out of HTTP, for attach and exec: with `Upgrade` it answers 101, without it 200 and the stream on the same connection.
 
+use std::sync::Arc;
+
 use engine::request::ClientStream;
 use types::ErrorKind;
 
 use crate::error::Failure;
 use crate::http::Request;
+use crate::server::general_headers;
 use crate::streams::{RAW, content_type};
 use crate::version::Version;
-use crate::{general_headers, wire::Connection};
-use std::sync::Arc;
+use crate::wire::Connection;
 
 /// A request that may take its connection over, once it is decided that it does.
 #[derive(Debug)]
@@ -41,10 +43,21 @@ fn head(upgrade: bool, version: Version, tty: bool) -> String {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {RAW}\r\n")
     };
     for (name, value) in general_headers() {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.push_str(&format!("{}: {value}\r\n", title_case(name)));
     }
     head.push_str("\r\n");
     head
+}
+
+/// `api-version` as `Api-Version`, the way HTTP/1 has been written by Docker.
+fn title_case(name: &str) -> String {
+    let mut first = true;
+    let up = |letter: char| {
+        let shown = if first { letter.to_ascii_uppercase() } else { letter };
+        first = letter == '-';
+        shown
+    };
+    name.chars().map(up).collect()
 }
 
 #[cfg(test)]
@@ -59,6 +72,7 @@ mod tests {
         ));
         let plain = head(false, Version::new(51), false);
         assert!(plain.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"));
+        assert!(plain.contains("\r\nApi-Version: 1.51\r\n"));
         assert!(!plain.contains("Upgrade") && plain.ends_with("\r\n\r\n"));
     }
 }
