@@ -11,6 +11,7 @@ use crate::{built, cargo, packages};
 use anyhow::{Context, Result, bail, ensure};
 use peers::{Peer, Runtime};
 use report::{Report, Row, Unit};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -20,6 +21,7 @@ use tests::sh::Cmd;
 
 const INSIDE: &str = "CAIS_BENCH_INSIDE";
 const HUGETLB: &str = "/sys/fs/cgroup/hugetlb";
+const PEER_GROUPS: [&str; 6] = ["docker", "libpod_parent", "libpod", "bench-cais", "bench-crun", "bench-runc"];
 const OUT: &str = "bench/out";
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -45,8 +47,14 @@ pub fn run(quick: bool) -> Result<()> {
     let hugetlb = mount_hugetlb();
     let dir = std::env::temp_dir().join(format!("cais-bench-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
+    let foreign = peer_groups();
     let outcome = measure(if quick { &QUICK } else { &FULL }, &dir);
+    for group in peer_groups().difference(&foreign) {
+        remove_group(group);
+    }
     if hugetlb {
+        // A hierarchy goes away with its mount only when its last group has really ended.
+        sleep(SETTLE);
         let _ = rustix::mount::unmount(HUGETLB, rustix::mount::UnmountFlags::empty());
         drop(fs::remove_dir(HUGETLB));
     }
@@ -78,6 +86,23 @@ fn mount_hugetlb() -> bool {
         drop(fs::remove_dir(HUGETLB));
     }
     mounted
+}
+
+/// The parents of their containers' control groups, which the peers never remove.
+fn peer_groups() -> BTreeSet<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+    all.flat_map(|root| PEER_GROUPS.map(|name| root.join(name))).filter(|group| group.is_dir()).collect()
+}
+
+/// Removes a group and those below it; one that has a process stays.
+fn remove_group(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_group(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(group));
 }
 
 fn measure(size: &Size, dir: &Path) -> Result<Report> {
