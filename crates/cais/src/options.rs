@@ -1,0 +1,210 @@
+//! The engine's options: from the command line, then from a file, then the defaults that belong to the data root.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cli::flags::{self, Flag, Matches, list, switch, text};
+use net::{NetConfig, Pool};
+use serde::Deserialize;
+
+const DATA_ROOT: &str = "/var/lib/cais";
+const EXEC_ROOT: &str = "/run/cais";
+const CONFIG_FILE: &str = "/etc/cais/engine.toml";
+const GROUP: &str = "cais";
+/// A larger file is no configuration.
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The flags of `cais engine`, named as dockerd's; the same names are the keys of the file.
+pub(crate) const FLAGS: &[Flag] = &[
+    list("host", Some('H'), "Listen here: unix:///PATH or tcp://127.0.0.1:PORT (default unix://EXEC-ROOT/cais.sock)"),
+    text("group", Some('G'), "Group that may use the socket (default cais, where it exists)"),
+    text("data-root", None, "Folder of images, containers and volumes (default /var/lib/cais)"),
+    text("exec-root", None, "Folder of what must not survive a reboot (default /run/cais)"),
+    text("pidfile", Some('p'), "File for the process id (default EXEC-ROOT/cais.pid)"),
+    text("config-file", None, "TOML file with these options as keys (default /etc/cais/engine.toml)"),
+    text("bridge", Some('b'), "Name of the default network's bridge (default derived from the data root)"),
+    text("bip", None, "Address and prefix of the bridge, 10.10.0.1/24 say"),
+    list("default-address-pool", None, "Range that networks are cut from: base=10.10.0.0/16,size=24"),
+    list("insecure-registry", None, "Registry to which plain HTTP is spoken: HOST[:PORT]"),
+    text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
+    text("ready-fd", None, "Descriptor that is written to and closed when the engine listens"),
+    switch("help", Some('h'), "Show help"),
+];
+
+/// What the engine is started with.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) group: String,
+    /// The group was asked for by name: it must exist.
+    pub(crate) group_given: bool,
+    pub(crate) data_root: PathBuf,
+    pub(crate) exec_root: PathBuf,
+    pub(crate) pidfile: PathBuf,
+    pub(crate) net: NetConfig,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) log_level: tracing::Level,
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Host {
+    Unix(PathBuf),
+    Tcp(std::net::SocketAddr),
+    /// Sockets that systemd opened.
+    Inherited,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    host: Vec<String>,
+    group: Option<String>,
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    pidfile: Option<PathBuf>,
+    bridge: Option<String>,
+    bip: Option<String>,
+    default_address_pool: Vec<String>,
+    insecure_registry: Vec<String>,
+    log_level: Option<String>,
+}
+
+impl Options {
+    pub(crate) fn read(matches: &Matches) -> Result<Self> {
+        let file = read_file(matches.text("config-file"))?;
+        let path = |flag: &str, key: Option<PathBuf>, default: PathBuf| matches.text(flag).map(PathBuf::from).or(key).unwrap_or(default);
+        let word = |flag: &str, key: Option<String>| matches.text(flag).map(str::to_owned).or(key);
+        let words = |flag: &str, key: Vec<String>| match matches.list(flag) {
+            given if given.is_empty() => key,
+            given => given.into_iter().map(str::to_owned).collect(),
+        };
+        let data_root = absolute(path("data-root", file.data_root, DATA_ROOT.into()))?;
+        let exec_root = absolute(path("exec-root", file.exec_root, EXEC_ROOT.into()))?;
+        let mut hosts = words("host", file.host).iter().map(|text| parse_host(text)).collect::<Result<Vec<_>>>()?;
+        if hosts.is_empty() {
+            hosts.push(Host::Unix(exec_root.join("cais.sock")));
+        }
+        let mut net = NetConfig::derive(&data_root, &exec_root);
+        if let Some(bridge) = word("bridge", file.bridge) {
+            if bridge.is_empty() || bridge.len() > 15 || bridge.contains(['/', ' ']) {
+                bail!("--bridge {bridge:?}: an interface's name has 1 to 15 characters, no space and no slash");
+            }
+            net.bridge = bridge;
+        }
+        if let Some(bip) = word("bip", file.bip) {
+            net.bip = Some(bip.parse().with_context(|| format!("--bip {bip:?}"))?);
+        }
+        let pools = words("default-address-pool", file.default_address_pool);
+        if !pools.is_empty() {
+            net.pools = pools
+                .iter()
+                .map(|text| text.parse::<Pool>().with_context(|| format!("--default-address-pool {text:?}")))
+                .collect::<Result<_>>()?;
+        }
+        let level = word("log-level", file.log_level).unwrap_or_else(|| "info".to_owned());
+        let ready_fd = matches.text("ready-fd").map(|text| text.parse().context("--ready-fd takes a number")).transpose()?;
+        let group = word("group", file.group);
+        Ok(Self {
+            hosts,
+            group_given: group.is_some(),
+            group: group.unwrap_or_else(|| GROUP.to_owned()),
+            pidfile: path("pidfile", file.pidfile, exec_root.join("cais.pid")),
+            net,
+            insecure_registries: words("insecure-registry", file.insecure_registry),
+            log_level: level_named(&level)?,
+            data_root,
+            exec_root,
+            ready_fd,
+        })
+    }
+}
+
+/// Reads the flags; the words that are left are returned, too.
+pub(crate) fn parse(args: &[std::ffi::OsString]) -> Result<Matches> {
+    let words: Vec<String> = args
+        .iter()
+        .map(|word| word.to_str().map(str::to_owned).with_context(|| format!("the argument {} is not UTF-8", word.display())))
+        .collect::<Result<_>>()?;
+    flags::parse(&[FLAGS], true, &words).map_err(|misuse| anyhow::anyhow!("{}\n\nRun 'cais engine --help' for more information", misuse.0))
+}
+
+fn read_file(given: Option<&str>) -> Result<File> {
+    let path = Path::new(given.unwrap_or(CONFIG_FILE));
+    let read = || format!("read the configuration {}", path.display());
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && given.is_none() => return Ok(File::default()),
+        Err(error) => return Err(error).with_context(read),
+        Ok(meta) if meta.len() > CONFIG_BYTES_MAX => bail!("{}: it is larger than {CONFIG_BYTES_MAX} bytes", read()),
+        Ok(_) => {}
+    }
+    toml::from_str(&std::fs::read_to_string(path).with_context(read)?).with_context(read)
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("make {} absolute", path.display()))
+}
+
+pub(crate) fn parse_host(text: &str) -> Result<Host> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return if path.starts_with('/') {
+            Ok(Host::Unix(path.into()))
+        } else {
+            bail!("--host {text:?}: an absolute path is expected: unix:///run/cais/cais.sock")
+        };
+    }
+    if let Some(address) = text.strip_prefix("tcp://") {
+        return address
+            .parse()
+            .map(Host::Tcp)
+            .with_context(|| format!("--host {text:?}: an IP address and a port are expected: tcp://127.0.0.1:2375"));
+    }
+    if text == "fd://" {
+        return Ok(Host::Inherited);
+    }
+    bail!("--host {text:?}: use unix:///PATH, tcp://127.0.0.1:PORT, or fd:// for sockets of systemd")
+}
+
+fn level_named(name: &str) -> Result<tracing::Level> {
+    match name {
+        // Docker's words for what is above an error.
+        "fatal" | "panic" => Ok(tracing::Level::ERROR),
+        name => name.parse().map_err(|_| anyhow::anyhow!("--log-level {name:?}: use trace, debug, info, warn or error")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(args: &[&str]) -> Result<Options> {
+        let args: Vec<std::ffi::OsString> = args.iter().map(Into::into).collect();
+        Options::read(&parse(&args)?)
+    }
+
+    #[test]
+    fn defaults_follow_the_roots() {
+        let options = options(&["--data-root", "/d", "--exec-root", "/e", "--config-file", "/dev/null"]).expect("good options");
+        assert_eq!(options.hosts, [Host::Unix("/e/cais.sock".into())]);
+        assert_eq!(options.pidfile, Path::new("/e/cais.pid"));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            ["--host", "http://x"],
+            ["--host", "tcp://localhost:1"],
+            ["--bip", "banana"],
+            ["--bridge", "much-too-long-name"],
+            ["--default-address-pool", "x"],
+            ["--log-level", "loud"],
+            ["--config-file", "/no/such/file"],
+            ["--nonsense", "x"],
+        ] {
+            let without_file = ["--config-file", "/dev/null"];
+            let args = if bad[0] == "--config-file" { bad.to_vec() } else { [bad, without_file].concat() };
+            assert!(options(&args).is_err(), "{bad:?}");
+        }
+    }
+}
