@@ -62,7 +62,7 @@ impl LogWriter {
         while !rest.is_empty() {
             let begun = &self.begun[stream as usize];
             let room = RECORD_BYTES_MAX - begun.len();
-            let newline = rest.iter().take(room).position(|&byte| byte == b'\n');
+            let newline = find(&rest[..rest.len().min(room)], newlines, |byte| byte == b'\n');
             let taken = match newline {
                 Some(position) => position + 1,
                 None if rest.len() >= room => room - cut_character(&rest[..room]),
@@ -186,7 +186,6 @@ fn cut_character(content: &[u8]) -> usize {
 }
 
 fn record(batch: &mut Vec<u8>, stream: Stream, content: &[u8], time: &[u8]) {
-    batch.reserve(content.len() + content.len() / 8 + 96);
     batch.extend_from_slice(b"{\"log\":\"");
     escape(batch, content);
     batch.extend_from_slice(match stream {
@@ -201,7 +200,7 @@ fn record(batch: &mut Vec<u8>, stream: Stream, content: &[u8], time: &[u8]) {
 fn escape(out: &mut Vec<u8>, content: &[u8]) {
     let mut rest = content;
     while !rest.is_empty() {
-        let plain = rest.iter().position(|&byte| !PLAIN[byte as usize]).unwrap_or(rest.len());
+        let plain = find(rest, specials, |byte| !PLAIN[byte as usize]).unwrap_or(rest.len());
         out.extend_from_slice(&rest[..plain]);
         rest = &rest[plain..];
         let Some(&byte) = rest.first() else { break };
@@ -245,22 +244,58 @@ fn escape_utf8(out: &mut Vec<u8>, run: &[u8]) {
     }
 }
 
+/// The first byte that matches, looked for eight bytes at a time: `in_word` marks the matching bytes of a word (little-endian) by their highest
+/// bits, and may mark wrongly only above the first true one; `matches` tells for a single byte.
+#[inline]
+fn find(bytes: &[u8], in_word: impl Fn(u64) -> u64, matches: impl Fn(u8) -> bool) -> Option<usize> {
+    let mut offset = 0;
+    let mut rest = bytes;
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        let marks = in_word(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(offset + (marks.trailing_zeros() / 8) as usize);
+        }
+        offset += 8;
+        rest = after;
+    }
+    rest.iter().position(|&byte| matches(byte)).map(|position| offset + position)
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Marks the zero bytes of a word; a byte of one above a zero byte may be marked too.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+#[inline]
+fn newlines(word: u64) -> u64 {
+    zeros(word ^ (ONES * b'\n' as u64))
+}
+
+/// Marks the bytes that do not stand for themselves: above 0x7f, below 0x20, and `"` `&` `<` `>` `\`.
+#[inline]
+fn specials(word: u64) -> u64 {
+    let controls = word.wrapping_sub(ONES * 0x20) & !word;
+    // `"` and `&` differ in one bit, and so do `<` and `>`.
+    let quote_and = zeros((word & (ONES * 0xfb)) ^ (ONES * b'"' as u64));
+    let angles = zeros((word & (ONES * 0xfd)) ^ (ONES * b'<' as u64));
+    let backslash = zeros(word ^ (ONES * b'\\' as u64));
+    (word | controls | quote_and | angles | backslash) & HIGHS
+}
+
 /// Bytes that stand for themselves.
 static PLAIN: [bool; 256] = plain_table();
 
 const fn plain_table() -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0x20;
-    while byte < 0x7f {
-        table[byte] = true;
+    while byte < 0x80 {
+        table[byte] = !matches!(byte as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
         byte += 1;
     }
-    table[0x7f] = true;
-    table[b'"' as usize] = false;
-    table[b'\\' as usize] = false;
-    table[b'<' as usize] = false;
-    table[b'>' as usize] = false;
-    table[b'&' as usize] = false;
     table
 }
 
@@ -334,6 +369,21 @@ mod tests {
         assert_eq!(timestamp(0), b"1970-01-01T00:00:00Z");
         assert_eq!(timestamp(951_782_400_000_000_001), b"2000-02-29T00:00:00.000000001Z");
         assert_eq!(timestamp(4_107_542_399_000_000_000), b"2100-02-28T23:59:59Z");
+    }
+
+    #[test]
+    fn words_are_searched_as_single_bytes_are() {
+        for byte in 0..=255u8 {
+            for position in 0..8 {
+                for filler in [b'a', b' ', 0x7f, b'!', b'=', b'%'] {
+                    let mut bytes = [filler; 9];
+                    bytes[position] = byte;
+                    let special = |byte: u8| !PLAIN[byte as usize];
+                    assert_eq!(find(&bytes, specials, special), bytes.iter().position(|&byte| special(byte)), "{bytes:?}");
+                    assert_eq!(find(&bytes, newlines, |byte| byte == b'\n'), bytes.iter().position(|&byte| byte == b'\n'), "{bytes:?}");
+                }
+            }
+        }
     }
 
     #[test]
