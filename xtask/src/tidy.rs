@@ -103,7 +103,7 @@ fn unsafety(path: &str, text: &str) -> Option<String> {
     if path.starts_with(&format!("crates/{UNSAFE_CRATE}/")) {
         return None;
     }
-    let starts = ["{", "fn ", "impl ", "extern "].map(|rest| format!("unsafe {rest}"));
+    let starts = ["{", "fn ", "impl ", "extern "].map(|rest| ["unsafe", rest].join(" "));
     let found = text.lines().position(|line| !line.trim_start().starts_with("//") && starts.iter().any(|start| contains_word(line, start)));
     found.map(|at| format!("{path}:{}: unsafe code outside crates/{UNSAFE_CRATE}", at + 1))
 }
@@ -199,6 +199,7 @@ fn roots(name: &str, package: &Value) -> Vec<String> {
     let mut bad = Vec::new();
     for path in product.filter_map(|target| target["src_path"].as_str()) {
         let text = fs::read_to_string(path).unwrap_or_default();
+        let path = path.rsplit_once("/crates/").map_or(path, |(_, inner)| inner);
         if name != UNSAFE_CRATE && !text.contains("#![forbid(unsafe_code)]") {
             bad.push(format!("{path}: has no #![forbid(unsafe_code)]"));
         }
@@ -249,7 +250,7 @@ mod unit {
         let code = concat!("let x = unsa", "fe { y() };");
         assert!(unsafety("crates/store/src/lib.rs", code).is_some());
         assert!(unsafety("crates/kernel/src/lib.rs", code).is_none());
-        assert!(unsafety("crates/store/src/lib.rs", "// unsafe { in words }").is_none());
+        assert!(unsafety("crates/store/src/lib.rs", concat!("// unsa", "fe { in words }")).is_none());
     }
 
     #[test]
