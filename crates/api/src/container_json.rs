@@ -365,3 +365,182 @@ fn human_duration(seconds: i64) -> String {
         _ => format!("{} years", hours / DAY / 365),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use types::container::CreateRequest;
+
+    use super::*;
+
+    const ID: &str = "f06b0f5c97b42d723bddbcd8962a4b22ab5b8dd1e502e1cbd0381b50daf3664c";
+
+    /// A container that was asked for with `body` and is in `state`; `more` are further fields of its record.
+    fn view(body: Value, state: Value, more: Value) -> ContainerView {
+        let mut asked = CreateRequest::from_slice(body.to_string().as_bytes()).expect("a request");
+        asked.host.fill_defaults(false);
+        asked.config.labels.give();
+        let mut record = json!({
+            "id": ID, "name": "g1", "created": "2026-11-22T10:51:26.89022329Z", "image": "busybox:latest", "image_id": "sha256:00", "platform": "linux",
+            "path": "sh", "args": ["-c", "echo out; sleep 300"], "config": asked.config, "host": asked.host, "networking": asked.networking,
+            "mounts": [], "planned_mounts": [], "state": state, "exits": 0, "networks": {}, "ports": {}, "endpoint": null, "sandbox_id": null,
+            "restart_count": 0, "stopped_by_hand": false,
+        });
+        if let (Value::Object(record), Value::Object(more)) = (&mut record, more) {
+            record.extend(more);
+        }
+        let record = Arc::new(serde_json::from_value(record).expect("a record"));
+        ContainerView { record, size: None, exec_ids: Vec::new(), paths: ContainerPaths::default() }
+    }
+
+    fn keys(value: &Value) -> Vec<&str> {
+        let mut keys: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn a_new_container_is_shown_with_its_blanks() {
+        let view = view(json!({"Image": "busybox:latest", "Cmd": ["sh", "-c", "x"]}), json!({"status": "created"}), json!({}));
+        let shown = serde_json::to_value(inspect(&view)).expect("encodes");
+        let expected = [
+            "AppArmorProfile",
+            "Args",
+            "Config",
+            "Created",
+            "Driver",
+            "ExecIDs",
+            "GraphDriver",
+            "HostConfig",
+            "HostnamePath",
+            "HostsPath",
+            "Id",
+            "Image",
+            "LogPath",
+            "MountLabel",
+            "Mounts",
+            "Name",
+            "NetworkSettings",
+            "Path",
+            "Platform",
+            "ProcessLabel",
+            "ResolvConfPath",
+            "RestartCount",
+            "State",
+        ];
+        assert_eq!(keys(&shown), expected);
+        assert_eq!((&shown["Name"], &shown["ExecIDs"], &shown["Mounts"]), (&json!("/g1"), &Value::Null, &json!([])));
+        assert_eq!(shown["Created"], "2026-11-22T10:51:26.89022329Z");
+        let state = json!({
+            "Status": "created", "Running": false, "Paused": false, "Restarting": false, "OOMKilled": false, "Dead": false, "Pid": 0, "ExitCode": 0,
+            "Error": "", "StartedAt": "0001-01-01T00:00:00Z", "FinishedAt": "0001-01-01T00:00:00Z",
+        });
+        assert_eq!(shown["State"], state);
+        let endpoint = json!({
+            "IPAMConfig": null, "Links": null, "MacAddress": "", "Aliases": null, "DriverOpts": null, "GwPriority": 0, "NetworkID": "", "EndpointID": "",
+            "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+        });
+        let networks = json!({
+            "SandboxID": "", "SandboxKey": "", "Ports": {}, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "", "Networks": {"bridge": endpoint},
+        });
+        assert_eq!(shown["NetworkSettings"], networks);
+        let config = json!({
+            "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "AttachStdout": false, "AttachStderr": false, "Tty": false,
+            "OpenStdin": false, "StdinOnce": false, "Env": null, "Cmd": ["sh", "-c", "x"], "Image": "busybox:latest", "Volumes": null, "WorkingDir": "",
+            "Entrypoint": null, "Labels": {},
+        });
+        assert_eq!(shown["Config"], config);
+    }
+
+    #[test]
+    fn a_running_container_shows_its_ports_and_addresses() {
+        let body = json!({"Image": "busybox:latest", "ExposedPorts": {"80/tcp": {}, "53/udp": {}}});
+        let state = json!({"status": "running", "pid": 470, "started_at": "2026-11-22T10:51:29.738329675Z"});
+        let more = json!({
+            "networks": {"bridge": {"EndpointID": "e", "IPAddress": "172.17.0.2", "IPPrefixLen": 16, "Gateway": "172.17.0.1", "MacAddress": "ba:1c:dc:40:b2:70"}},
+            "ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32768"}]},
+            "sandbox_id": ID,
+        });
+        let view = view(body, state, more);
+        let shown = serde_json::to_value(inspect(&view)).expect("encodes");
+        let settings = &shown["NetworkSettings"];
+        assert_eq!(
+            settings["Ports"],
+            json!({"53/udp": null, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32768"}]})
+        );
+        assert_eq!((&settings["IPAddress"], &settings["SandboxID"]), (&json!("172.17.0.2"), &json!(ID)));
+        let now = "2026-11-22T10:51:32.9Z".parse().expect("a time");
+        let listed = serde_json::to_value(summary(&view, now)).expect("encodes");
+        let ports = json!([
+            {"IP": "", "PrivatePort": 53, "Type": "udp"}, {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
+            {"IP": "::", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
+        ]);
+        assert_eq!((&listed["Ports"], &listed["Status"], &listed["State"]), (&ports, &json!("Up 3 seconds"), &json!("running")));
+        assert_eq!(listed["Command"], "sh -c 'echo out; sleep 300'");
+        let expected = [
+            "Command",
+            "Created",
+            "HostConfig",
+            "Id",
+            "Image",
+            "ImageID",
+            "Labels",
+            "Mounts",
+            "Names",
+            "NetworkSettings",
+            "Ports",
+            "State",
+            "Status",
+        ];
+        assert_eq!(keys(&listed), expected);
+        assert_eq!(listed["HostConfig"], json!({"NetworkMode": "bridge"}));
+    }
+
+    #[test]
+    fn states_are_put_into_words() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a time");
+        let at = |seconds: i64| now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
+        let words = |status, exit_code, started, finished| {
+            let state = State { status, exit_code, started_at: at(started), finished_at: at(finished), ..State::default() };
+            status_words(&state, now)
+        };
+        assert_eq!(words(Status::Created, 0, 0, 0), "Created");
+        assert_eq!(words(Status::Running, 0, 60, 0), "Up About a minute");
+        assert_eq!(words(Status::Paused, 0, 7200, 0), "Up 2 hours (Paused)");
+        assert_eq!(words(Status::Restarting, 1, 9, 5), "Restarting (1) 5 seconds ago");
+        assert_eq!(words(Status::Exited, 137, 9, 0), "Exited (137) Less than a second ago");
+        assert_eq!((words(Status::Removing, 0, 0, 0), words(Status::Dead, 0, 0, 0)), ("Removal In Progress".to_owned(), "Dead".to_owned()));
+    }
+
+    #[test]
+    fn lengths_of_time_get_coarser() {
+        let cases = [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (2 * 3600, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (13 * 86_400, "13 days"),
+            (14 * 86_400, "2 weeks"),
+            (60 * 86_400, "2 months"),
+            (800 * 86_400, "2 years"),
+        ];
+        for (seconds, words) in cases {
+            assert_eq!(human_duration(seconds), words, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_shared_network_shows_none_of_its_own() {
+        let body = json!({"Image": "busybox:latest", "HostConfig": {"NetworkMode": "container:abc"}});
+        let view = view(body, json!({"status": "created"}), json!({}));
+        assert!(networks(&view).is_empty());
+    }
+}

@@ -304,3 +304,39 @@ impl HostConfig {
         paths(&mut self.readonly_paths, &defaults::READONLY_PATHS, self.privileged);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_docker_is_written_with_its_default() {
+        let mut host = HostConfig::default();
+        host.fill_defaults(false);
+        let expected = r#"{
+            "AutoRemove": false, "Binds": null, "BlkioDeviceReadBps": null, "BlkioDeviceReadIOps": null, "BlkioDeviceWriteBps": null,
+            "BlkioDeviceWriteIOps": null, "BlkioWeight": 0, "BlkioWeightDevice": null, "CapAdd": null, "CapDrop": null, "Cgroup": "", "CgroupParent": "",
+            "CgroupnsMode": "host", "ConsoleSize": [0, 0], "ContainerIDFile": "", "CpuCount": 0, "CpuPercent": 0, "CpuPeriod": 0, "CpuQuota": 0,
+            "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpuShares": 0, "CpusetCpus": "", "CpusetMems": "", "DeviceCgroupRules": null,
+            "DeviceRequests": null, "Devices": null, "Dns": null, "DnsOptions": null, "DnsSearch": null, "ExtraHosts": null, "GroupAdd": null,
+            "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "IpcMode": "private", "Isolation": "", "Links": null,
+            "LogConfig": {"Config": {}, "Type": "json-file"}, "Memory": 0, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": null,
+            "NanoCpus": 0, "NetworkMode": "bridge", "OomKillDisable": false, "OomScoreAdj": 0, "PidMode": "", "PidsLimit": null, "PortBindings": {},
+            "Privileged": false, "PublishAllPorts": false, "ReadonlyRootfs": false, "RestartPolicy": {"MaximumRetryCount": 0, "Name": "no"},
+            "Runtime": "cais", "SecurityOpt": null, "ShmSize": 67108864, "UTSMode": "", "Ulimits": null, "UsernsMode": "", "VolumeDriver": "",
+            "VolumesFrom": null
+        }"#;
+        let mut expected: serde_json::Value = serde_json::from_str(expected).expect("JSON");
+        expected["MaskedPaths"] = defaults::MASKED_PATHS.as_slice().into();
+        expected["ReadonlyPaths"] = defaults::READONLY_PATHS.as_slice().into();
+        assert_eq!(serde_json::to_value(&host).expect("encodes"), expected);
+    }
+
+    #[test]
+    fn privileged_containers_have_nothing_masked() {
+        let mut host = HostConfig { privileged: true, ..HostConfig::default() };
+        host.fill_defaults(true);
+        assert!(host.masked_paths.is_null() && host.readonly_paths.is_null());
+        assert_eq!(host.cgroupns_mode, "private");
+    }
+}
