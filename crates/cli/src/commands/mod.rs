@@ -1,0 +1,199 @@
+//! The commands, one file each, and how a command line finds its own.
+
+mod attach;
+mod container_prune;
+mod create;
+mod df;
+mod exec;
+mod history;
+mod image_prune;
+mod images;
+mod import;
+mod info;
+mod inspect;
+mod kill;
+mod load;
+mod logs;
+mod network_ls;
+mod pause;
+mod port;
+mod ps;
+mod pull;
+mod rename;
+mod restart;
+mod rm;
+mod rmi;
+mod run;
+mod save;
+mod session;
+mod start;
+mod stats;
+mod stop;
+mod tag;
+mod top;
+mod unpause;
+mod update;
+mod version;
+mod volume_create;
+mod volume_ls;
+mod volume_prune;
+mod volume_rm;
+mod wait;
+
+use anyhow::{Result, bail};
+use client::{Client, Request, encode};
+
+use crate::command::Command;
+
+/// Every command.
+pub const ALL: &[&Command] = &[
+    &run::COMMAND,
+    &exec::COMMAND,
+    &ps::COMMAND,
+    &pull::COMMAND,
+    &images::COMMAND,
+    &version::COMMAND,
+    &info::COMMAND,
+    &attach::COMMAND,
+    &create::COMMAND,
+    &history::COMMAND,
+    &import::COMMAND,
+    &inspect::COMMAND,
+    &kill::COMMAND,
+    &load::COMMAND,
+    &logs::COMMAND,
+    &pause::COMMAND,
+    &port::COMMAND,
+    &rename::COMMAND,
+    &restart::COMMAND,
+    &rm::COMMAND,
+    &rmi::COMMAND,
+    &save::COMMAND,
+    &start::COMMAND,
+    &stats::COMMAND,
+    &stop::COMMAND,
+    &tag::COMMAND,
+    &top::COMMAND,
+    &unpause::COMMAND,
+    &update::COMMAND,
+    &wait::COMMAND,
+    &container_prune::COMMAND,
+    &image_prune::COMMAND,
+    &inspect::CONTAINER,
+    &inspect::IMAGE,
+    &inspect::VOLUME,
+    &inspect::NETWORK,
+    &volume_create::COMMAND,
+    &volume_ls::COMMAND,
+    &volume_prune::COMMAND,
+    &volume_rm::COMMAND,
+    &network_ls::COMMAND,
+    &df::COMMAND,
+];
+
+/// Words before other words, with one line about each.
+pub const GROUPS: &[(&str, &str)] = &[
+    ("container", "Manage containers"),
+    ("image", "Manage images"),
+    ("network", "Manage networks"),
+    ("system", "Manage the engine"),
+    ("volume", "Manage volumes"),
+];
+
+/// The command that `words` begin with, and what follows its name.
+pub fn find(words: &[String]) -> Option<(&'static Command, &[String])> {
+    let first = words.first()?;
+    let grouped = GROUPS.iter().any(|(name, _)| name == first);
+    let count = if grouped { 2 } else { 1 };
+    let path = words.get(..count)?.join(" ");
+    let command = ALL.iter().find(|command| command.paths.contains(&path.as_str()))?;
+    Some((command, &words[count..]))
+}
+
+/// `/KIND/NAME SUFFIX`, the name encoded as one segment.
+fn path(kind: &str, name: &str, suffix: &str) -> Result<String> {
+    if name.is_empty() || name == "." || name == ".." {
+        bail!("{name:?} is not a name or id");
+    }
+    let name = encode(name).replace('/', "%2F");
+    Ok(format!("/{kind}/{name}{suffix}"))
+}
+
+/// `/containers/NAME SUFFIX`.
+fn container_path(name: &str, suffix: &str) -> Result<String> {
+    path("containers", name.strip_prefix('/').unwrap_or(name), suffix)
+}
+
+/// `/images/NAME SUFFIX`; names of images keep their slashes.
+fn image_path(name: &str, suffix: &str) -> Result<String> {
+    if name.is_empty() || name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        bail!("invalid reference format: {name:?}");
+    }
+    Ok(format!("/images/{}{suffix}", encode(name)))
+}
+
+/// Sends a request whose answer does not matter once it is a success.
+fn act(client: &Client, request: Request<'_>) -> Result<()> {
+    client.send(request)?.finish()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(line: &str) -> Option<(&'static str, usize)> {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        find(&words).map(|(command, rest)| (command.paths[0], rest.len()))
+    }
+
+    #[test]
+    fn commands_are_found_by_all_their_names() {
+        assert_eq!(found("ps -a"), Some(("container ls", 1)));
+        assert_eq!(found("container list"), Some(("container ls", 0)));
+        assert_eq!(found("image rm x y"), Some(("image rm", 2)));
+        assert_eq!(found("rmi x"), Some(("image rm", 1)));
+        assert_eq!(found("container"), None);
+        assert_eq!(found("build ."), None);
+    }
+
+    #[test]
+    fn names_are_unique_and_flags_sane() {
+        let mut paths: Vec<&str> = ALL.iter().flat_map(|command| command.paths.iter().copied()).collect();
+        let count = paths.len();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), count);
+        for command in ALL {
+            let flags: Vec<_> = command.flags.iter().flat_map(|group| group.iter()).collect();
+            for (at, flag) in flags.iter().enumerate() {
+                let twice =
+                    flags[at + 1..].iter().any(|other| other.long == flag.long || (flag.short.is_some() && other.short == flag.short));
+                assert!(!twice, "{}: --{}", command.paths[0], flag.long);
+                assert!(!flag.help.ends_with('.'), "--{}", flag.long);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_names_stay_one_segment() {
+        assert_eq!(container_path("../images/x", "/json").expect("a path"), "/containers/..%2Fimages%2Fx/json");
+        assert!(container_path("", "/json").is_err());
+        assert!(image_path("a/../b", "/json").is_err());
+        assert_eq!(image_path("h:5000/a/b:1@sha256:0", "/json").expect("a path"), "/images/h:5000/a/b:1@sha256:0/json");
+    }
+
+    #[test]
+    fn help_pages() {
+        let pages: Vec<String> = ALL.iter().map(|command| command.help("cais")).collect();
+        let snapshot = include_str!("help.txt");
+        assert_eq!(pages.join("\n---\n"), snapshot, "run the test `write_help_snapshot` with --ignored after a change of flags");
+    }
+
+    #[test]
+    #[ignore = "writes the snapshot of the help pages"]
+    fn write_help_snapshot() {
+        let pages: Vec<String> = ALL.iter().map(|command| command.help("cais")).collect();
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/help.txt"), pages.join("\n---\n")).expect("written");
+    }
+}
