@@ -25,7 +25,7 @@ const PROGRESS_QUEUE_LEN_MAX: usize = 64;
 pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
     let query = &request.query;
     let mut filters = query.filters()?;
-    // Below API 1.25 a parameter of its own.
+    // Below API 1.41 the name had a parameter of its own.
     if let Some(reference) = query.get("filter").filter(|_| !request.version.since(41)) {
         filters.entry("reference".to_owned()).or_default().push(reference.to_owned());
     }
