@@ -125,6 +125,11 @@ impl Layout {
         self.run(id).join("exit")
     }
 
+    /// What the start of a running container took of the network.
+    pub(crate) fn start_note(&self, id: &Id) -> PathBuf {
+        self.run(id).join("start.json")
+    }
+
     /// A container's control group, relative to each hierarchy.
     pub(crate) fn cgroup(&self, id: &Id) -> String {
         format!("{}/{id}", self.cgroup_root)

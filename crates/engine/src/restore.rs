@@ -10,8 +10,8 @@ use store::{Options, Store};
 use types::Id;
 use types::container::Status;
 
-use crate::container::lifecycle::{mark_ended, policy_restarts};
-use crate::container::start::mark_started;
+use crate::container::lifecycle::{forget_run, mark_ended, policy_restarts};
+use crate::container::start::{StartNote, mark_started};
 use crate::container::{Container, Index, Record, lock};
 use crate::link::Link;
 use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats};
@@ -90,7 +90,13 @@ impl Engine {
         let engine = self.clone();
         let records = tokio::task::spawn_blocking(move || engine.load()).await??;
         let mut containers = Vec::new();
-        for record in records {
+        for mut record in records {
+            // Killed before the start's outcome was recorded: the container may run all the same.
+            if !record.is_alive()
+                && let Some(note) = StartNote::read(&self.layout.start_note(&record.id))
+            {
+                note.apply(&mut record);
+            }
             let container = Arc::new(Container::new(record));
             match self.containers.restore(container.clone()) {
                 Ok(()) => containers.push(container),
@@ -195,9 +201,16 @@ impl Engine {
         let run = self.layout.run(&container.id);
         let rebooted = !run.exists();
         let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(run)).await;
+        if let Some(endpoint) = container.record().endpoint.clone() {
+            let net = self.net.clone();
+            let _ = tokio::task::spawn_blocking(move || net.release(&endpoint.id)).await;
+        }
         if !was_alive {
             // A start that was interrupted: the container is as it was before.
-            self.change(container, |record| record.state.error.clear());
+            self.change(container, |record| {
+                record.state.error.clear();
+                forget_run(record);
+            });
             return None;
         }
         let exit = if rebooted {
@@ -205,10 +218,6 @@ impl Engine {
         } else {
             buried
         };
-        if let Some(endpoint) = container.record().endpoint.clone() {
-            let net = self.net.clone();
-            let _ = tokio::task::spawn_blocking(move || net.release(&endpoint.id)).await;
-        }
         self.change(container, |record| {
             if rebooted {
                 record.state.error.clear();

@@ -58,6 +58,11 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The interface, if there is one.
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
+    }
+
     /// The container has started: what was made is its own now.
     pub(crate) fn keep(mut self) -> Option<Endpoint> {
         self.endpoint.take()

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use monitor::{Attach as MonitorAttach, Request};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use types::container::Status;
 
@@ -49,9 +50,14 @@ impl Engine {
             detach_keys: detach_keys(request.detach_keys.as_deref())?,
             read_ahead: Vec::new(),
         };
-        if lock(&container.waiting).len() >= WAITING_LEN_MAX {
+        let mut waiting = lock(&container.waiting);
+        if waiting.len() >= WAITING_LEN_MAX {
+            waiting.retain(|(_, client)| !hung_up(client));
+        }
+        if waiting.len() >= WAITING_LEN_MAX {
             return Err(refused("too many clients wait for its start"));
         }
+        drop(waiting);
         Ok(AttachTicket { tty, engine: self.clone(), container, streams, request })
     }
 }
@@ -101,6 +107,12 @@ impl AttachTicket {
         }
         true
     }
+}
+
+/// Whether a client has gone for good; one that only has no more input has not.
+fn hung_up(client: &ClientStream) -> bool {
+    let mut poll = [PollFd::new(&client.socket, PollFlags::empty())];
+    rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|_| poll[0].revents().contains(PollFlags::HUP))
 }
 
 /// The sequence that detaches: the default when nothing is asked for.

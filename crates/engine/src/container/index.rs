@@ -114,3 +114,47 @@ impl Drop for NameLease<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::testing::record;
+
+    fn index(containers: &[(&str, &str)]) -> Index {
+        let index = Index::default();
+        for (id, name) in containers {
+            index.restore(Arc::new(Container::new(record(&id.repeat(64 / id.len()), name)))).expect("names differ");
+        }
+        index
+    }
+
+    #[test]
+    fn containers_are_found_by_name_identifier_and_prefix() {
+        let index = index(&[("ab", "web"), ("ac", "db")]);
+        for name in ["web", "/web", "ab", "abab", &"ab".repeat(32)] {
+            assert_eq!(index.find(name).expect(name).record().name, "web");
+        }
+        assert!(matches!(index.find("a"), Err(Error::AmbiguousPrefix { .. })));
+        assert!(matches!(index.find(""), Err(Error::NoSuchContainer { .. })));
+        assert!(matches!(index.find("nothing"), Err(Error::NoSuchContainer { .. })));
+    }
+
+    #[test]
+    fn a_name_wins_over_a_prefix() {
+        let index = index(&[("ab", "web"), ("cd", "ab")]);
+        assert_eq!(index.find("ab").expect("there").id.short(), "cdcdcdcdcdcd");
+    }
+
+    #[test]
+    fn a_lease_that_is_not_used_frees_the_name() {
+        let index = index(&[("ab", "web")]);
+        let id = "ef".repeat(32).parse().expect("an identifier");
+        assert!(matches!(index.reserve("web", &id), Err(Error::NameTaken { .. })));
+        drop(index.reserve("new", &id).expect("free"));
+        drop(index.reserve("new", &id).expect("free again"));
+        let web = index.find("web").expect("there");
+        index.rename(&web.id, "web", "shop").expect("free");
+        index.remove(&web.id);
+        drop(index.reserve("shop", &id).expect("free after the removal"));
+    }
+}

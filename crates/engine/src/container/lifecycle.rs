@@ -260,6 +260,8 @@ impl Engine {
         // Before anybody learns of the end: who waited for it may take the port at once.
         self.release_network(&before).await;
         let restarts = self.restarts(container, &before, exit.code);
+        // Read before the end is known: who waits for it may go on at once.
+        let kept = container.keep.load(Ordering::Acquire);
         let record = self.change(container, |record| {
             mark_ended(record, &exit);
             if restarts {
@@ -276,7 +278,7 @@ impl Engine {
         drop(settling);
         if restarts {
             tokio::spawn(self.clone().restart_later(container.clone(), before));
-        } else if record.host.auto_remove && !container.keep.load(Ordering::Acquire) {
+        } else if record.host.auto_remove && !kept {
             self.auto_remove(container).await;
         }
     }
@@ -365,6 +367,11 @@ pub(crate) fn mark_ended(record: &mut Record, exit: &Exit) {
     record.state.oom_killed |= exit.oom_killed;
     record.state.finished_at = Timestamp::from_nanosecond(exit.at_ns.into()).ok();
     record.exits += 1;
+    forget_run(record);
+}
+
+/// Takes out of the record what belonged to the run that is over.
+pub(crate) fn forget_run(record: &mut Record) {
     record.endpoint = None;
     record.sandbox_id = None;
     record.ports = Default::default();

@@ -175,3 +175,35 @@ impl Container {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A record with nothing but identifier and name.
+    pub(crate) fn record(id: &str, name: &str) -> Record {
+        Record {
+            id: id.parse().expect("an identifier"),
+            name: name.to_owned(),
+            created: Timestamp::UNIX_EPOCH,
+            image: "busybox".to_owned(),
+            image_id: format!("sha256:{}", "0".repeat(64)),
+            platform: "linux".to_owned(),
+            path: "true".to_owned(),
+            args: Vec::new(),
+            config: Config::default(),
+            host: HostConfig::default(),
+            networking: NetworkingConfig::default(),
+            mounts: Vec::new(),
+            planned_mounts: Vec::new(),
+            state: State::default(),
+            exits: 0,
+            networks: BTreeMap::new(),
+            ports: PortMap::default(),
+            endpoint: None,
+            sandbox_id: None,
+            restart_count: 0,
+            stopped_by_hand: false,
+        }
+    }
+}

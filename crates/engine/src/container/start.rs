@@ -1,12 +1,14 @@
 //! Starting a container: network, specification and monitor, then the monitor's word that the program runs.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use monitor::{Handle, LaunchFds, LaunchRequest, LogFile, Reply, Started};
+use serde::{Deserialize, Serialize};
 use types::Id;
-use types::container::{NamespaceMode, Status};
+use types::container::{EndpointSettings, NamespaceMode, PortMap, Status};
 
 use super::{Container, Record, lock};
 use crate::link::Link;
@@ -23,6 +25,28 @@ const LOG_FILES_MAX_DEFAULT: u32 = 5;
 struct Launched {
     handle: Handle,
     network: Prepared,
+}
+
+/// What a start takes of the network, kept in the run directory as long as the container runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StartNote {
+    networks: BTreeMap<String, EndpointSettings>,
+    ports: PortMap,
+    endpoint: Option<net::Endpoint>,
+}
+
+impl StartNote {
+    /// The note in a file, if there is a whole one.
+    pub(crate) fn read(path: &std::path::Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    /// Puts what was taken into the record.
+    pub(crate) fn apply(self, record: &mut Record) {
+        record.networks = self.networks;
+        record.ports = self.ports;
+        record.endpoint = self.endpoint;
+    }
 }
 
 /// Namespaces of other containers, held until the monitor has them.
@@ -84,6 +108,7 @@ impl Engine {
         };
         std::fs::create_dir_all(&run).map_err(file("make the run directory", &run))?;
         let network = self.prepare_network(record)?;
+        self.note_start(record, &network)?;
         let security = Security::parse(&record.host)?;
         let filter = security.filter(&self.seccomp)?;
         let spec = self.spec(record, &security, filter.as_ref())?;
@@ -129,6 +154,14 @@ impl Engine {
         };
         let handle = self.monitors.spawn(&request, &fds).map_err(|source| Error::Link { name: record.name.clone(), source })?;
         Ok(Launched { handle, network })
+    }
+
+    /// Writes down what the start takes, so that an engine killed before it knew the outcome finds the container's network again.
+    fn note_start(&self, record: &Record, network: &Prepared) -> Result<(), Error> {
+        let note = StartNote { networks: network.networks.clone(), ports: network.ports.clone(), endpoint: network.endpoint().cloned() };
+        let path = self.layout.start_note(&record.id);
+        let body = serde_json::to_vec(&note).map_err(|source| Error::Record { subject: record.name.clone(), source })?;
+        std::fs::write(&path, body).map_err(|source| Error::File { operation: "write", path, source })
     }
 
     /// Waits for the monitor's word, and makes the container a running one.
