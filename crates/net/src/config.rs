@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::Protocol;
-use crate::{Result, Subnet};
+use crate::{Error, Result, Subnet};
 
 /// The data root whose engine gets the plain names.
 const DEFAULT_DATA_ROOT: &str = "/var/lib/cais";
@@ -75,18 +75,125 @@ pub struct NetConfig {
 
 impl NetConfig {
     /// The configuration that belongs to a data root: bridge `cais0` and table `cais` for the default one, for any other
-    /// `cais-<8 hex>` and `cais_<8 hex>`. The digits are those of [`suffix_for`]; free to be changed before `open`.
+    /// `cais-<8 hex>` and `cais_<8 hex>`. Every field may be changed before [`crate::Net::open`].
     pub fn derive(data_root: &Path, run_dir: &Path) -> Self {
-        let _ = (data_root, run_dir, DEFAULT_DATA_ROOT);
-        todo!()
+        let suffix = if data_root == Path::new(DEFAULT_DATA_ROOT) { String::new() } else { digits(data_root) };
+        let (bridge, table) = match suffix.as_str() {
+            "" => ("cais0".to_owned(), "cais".to_owned()),
+            digits => (format!("cais-{digits}"), format!("cais_{digits}")),
+        };
+        Self {
+            bridge,
+            bip: None,
+            pools: default_pools(),
+            table,
+            run_dir: run_dir.to_owned(),
+            netd_command: vec!["/proc/self/exe".into(), "netd".into()],
+            mtu: None,
+            firewall: Firewall::default(),
+            suffix,
+        }
+    }
+
+    /// Where netd listens.
+    pub(crate) fn netd_socket(&self) -> PathBuf {
+        self.run_dir.join("netd.sock")
+    }
+
+    /// What marks a rule that this engine puts into a chain of others.
+    pub(crate) fn mark(&self) -> String {
+        if self.suffix.is_empty() { "cais".to_owned() } else { format!("cais-{}", self.suffix) }
+    }
+
+    /// The networks that may be the default one, in the order to try them. Engines with data roots of their own start
+    /// at places of their own, so that two which start at the same time hardly ever want the same one.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = Subnet> + '_ {
+        let total: u64 = self.pools.iter().map(Pool::count).sum();
+        let start = u64::from_str_radix(&self.suffix, 16).unwrap_or(0).checked_rem(total).unwrap_or(0);
+        (0..total).filter_map(move |step| nth(&self.pools, (start + step) % total))
+    }
+}
+
+impl Pool {
+    /// How many networks it holds.
+    fn count(&self) -> u64 {
+        1 << self.size.saturating_sub(self.base.prefix())
     }
 }
 
 impl std::str::FromStr for Pool {
-    type Err = crate::Error;
+    type Err = Error;
 
     /// Docker's form `base=10.10.0.0/16,size=24`.
-    fn from_str(_text: &str) -> Result<Self> {
-        todo!()
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::BadPool { text: text.to_owned() };
+        let (mut base, mut size) = (None, None);
+        for part in text.split(',') {
+            match part.trim().split_once('=').ok_or_else(bad)? {
+                ("base", value) => base = Some(value.parse::<Subnet>()?.network()),
+                ("size", value) => size = Some(value.parse::<u8>().map_err(|_| bad())?),
+                _ => return Err(bad()),
+            }
+        }
+        let (base, size) = base.zip(size).ok_or_else(bad)?;
+        // A network needs a gateway and a container besides its first and last address.
+        if size >= base.prefix() && size <= 30 { Ok(Self { base, size }) } else { Err(bad()) }
+    }
+}
+
+/// Ranges that others seldom use: above Docker's first ones, then private ranges, 544 networks in all.
+fn default_pools() -> Vec<Pool> {
+    let pool = |address: [u8; 4], prefix, size| Pool { base: Subnet::new(address.into(), prefix), size };
+    vec![pool([172, 30, 0, 0], 15, 20), pool([10, 192, 0, 0], 12, 20), pool([192, 168, 0, 0], 16, 24)]
+}
+
+fn nth(pools: &[Pool], mut index: u64) -> Option<Subnet> {
+    for pool in pools {
+        if index < pool.count() {
+            let offset = index.checked_shl(u32::from(32 - pool.size))? as u32;
+            return Some(Subnet::new(pool.base.first().to_bits().wrapping_add(offset).into(), pool.size));
+        }
+        index -= pool.count();
+    }
+    None
+}
+
+/// 8 hexadecimal digits that stand for a path (FNV-1a, folded).
+fn digits(path: &Path) -> String {
+    let hash = fnv1a(path.as_os_str().as_encoded_bytes(), 0);
+    format!("{:08x}", (hash ^ (hash >> 32)) as u32)
+}
+
+/// A stable hash without secrets: names must be the same at each start.
+pub(crate) fn fnv1a(bytes: &[u8], seed: u64) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_derive_from_the_data_root_and_fit() {
+        let default = NetConfig::derive(Path::new("/var/lib/cais"), Path::new("/run/cais"));
+        assert_eq!((default.bridge.as_str(), default.table.as_str()), ("cais0", "cais"));
+        assert_eq!(default.candidates().next().unwrap().to_string(), "172.30.0.0/20");
+        assert_eq!(default.candidates().count(), 544);
+        let (one, other) = (NetConfig::derive(Path::new("/a"), Path::new("/r")), NetConfig::derive(Path::new("/b"), Path::new("/r")));
+        assert_ne!(one.bridge, other.bridge);
+        assert!(one.bridge.len() <= 15 && one.suffix.len() == 8);
+        assert_ne!(one.candidates().next(), other.candidates().next());
+        assert_eq!(one.candidates().count(), 544);
+    }
+
+    #[test]
+    fn pools_parse() {
+        let pool: Pool = "base=10.10.3.0/16,size=24".parse().unwrap();
+        assert_eq!((pool.base.to_string().as_str(), pool.size), ("10.10.0.0/16", 24));
+        for bad in
+            ["", "base=10.0.0.0/16", "base=10.0.0.0/16,size=8", "base=10.0.0.0/16,size=31", "base=x,size=24", "base=10.0.0.0/8,size=24,a=b"]
+        {
+            assert!(bad.parse::<Pool>().is_err(), "{bad}");
+        }
     }
 }

@@ -37,6 +37,12 @@ pub enum Error {
         /// As given.
         name: String,
     },
+    /// Not a setting of a network namespace.
+    #[error("{name:?} is not a setting of a network namespace: a name that starts with net. is expected")]
+    BadSysctl {
+        /// As given.
+        name: String,
+    },
     /// No network of that name or id.
     #[error("network {name} not found")]
     NoSuchNetwork {
@@ -199,7 +205,11 @@ fn by(holder: &Option<String>) -> String {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::BadSubnet { .. } | Self::BadMac { .. } | Self::BadPool { .. } | Self::BadInterfaceName { .. } => ErrorKind::InvalidInput,
+            Self::BadSubnet { .. }
+            | Self::BadMac { .. }
+            | Self::BadPool { .. }
+            | Self::BadInterfaceName { .. }
+            | Self::BadSysctl { .. } => ErrorKind::InvalidInput,
             Self::NotAttachable { .. } | Self::AddressUnusable { .. } => ErrorKind::InvalidInput,
             Self::NoSuchNetwork { .. } | Self::NoSuchEndpoint { .. } => ErrorKind::NotFound,
             Self::SubnetTaken { .. } | Self::AddressTaken { .. } | Self::MacTaken { .. } => ErrorKind::Conflict,

@@ -10,10 +10,13 @@
 //! * [`files`] writes what a container reads about names: `/etc/hosts` and `/etc/resolv.conf`.
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod config;
+mod conntrack;
 mod endpoint;
 mod error;
 pub mod files;
+mod holding;
 mod ipam;
 mod link;
 mod manager;
@@ -25,6 +28,7 @@ mod nft;
 mod owner;
 mod ports;
 mod subnet;
+mod watch;
 
 pub use config::{Firewall, ForeignForward, NetConfig, Pool, PublishedPolicy};
 pub use endpoint::{Endpoint, EndpointRequest, PortBinding, PortRequest, Protocol};

@@ -1,1 +1,344 @@
-//! TODO
+//! Bridges, interface pairs, addresses and routes: the rtnetlink messages of this crate (`linux/if_link.h`, `linux/rtnetlink.h`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use crate::netlink::{self, Attributes, Batch, Refusal, Socket, read_u32, text};
+use crate::{Endpoint, Error, Mac, Result, Subnet};
+
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const GETLINK: u16 = 18;
+const SETLINK: u16 = 19;
+const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
+const GETADDR: u16 = 22;
+const NEWROUTE: u16 = 24;
+const GETROUTE: u16 = 26;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IFF_UP: u32 = 1;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u32 = 255;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+
+const IFINFO_LEN: usize = 16;
+const IFADDR_LEN: usize = 8;
+const RTMSG_LEN: usize = 12;
+
+/// An interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub up: bool,
+    pub mtu: u32,
+    /// The index of the bridge that it is a port of.
+    pub master: Option<u32>,
+    /// "bridge", "veth"; empty for hardware.
+    pub kind: String,
+}
+
+/// An IPv4 address on an interface of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    pub index: u32,
+    pub subnet: Subnet,
+}
+
+/// An IPv4 route of the host, the local table aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// `0.0.0.0/0` is the default route.
+    pub destination: Subnet,
+    pub index: Option<u32>,
+}
+
+/// Checks an interface name by the kernel's rules (`dev_valid_name`).
+pub fn check_name(name: &str) -> Result<()> {
+    let shape = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    let letters = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':' && byte != b'%');
+    if shape && letters { Ok(()) } else { Err(Error::BadInterfaceName { name: name.to_owned() }) }
+}
+
+/// The interface of that name.
+pub fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
+    let mut found = None;
+    let request = |attributes: &mut Attributes<'_>| attributes.text(IFLA_IFNAME, name);
+    match socket.query(GETLINK, 0, &ifinfo(0, 0, 0), request, |message| found = read_link(&message)) {
+        Ok(()) => Ok(found),
+        Err(Errno::NODEV) => Ok(None),
+        Err(source) => Err(Error::Link { operation: "look up interface", subject: name.to_owned(), source }),
+    }
+}
+
+/// Every interface.
+pub fn links(socket: &mut Socket) -> Result<Vec<Link>> {
+    let mut all = Vec::new();
+    let list = socket.query(GETLINK, netlink::DUMP, &ifinfo(0, 0, 0), |_| (), |message| all.extend(read_link(&message)));
+    list.map_err(listing("interfaces"))?;
+    Ok(all)
+}
+
+/// Every IPv4 address.
+pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>> {
+    let mut all = Vec::new();
+    let list = socket.query(GETADDR, netlink::DUMP, &ifaddr(0, 0), |_| (), |message| all.extend(read_address(&message)));
+    list.map_err(listing("addresses"))?;
+    Ok(all)
+}
+
+/// Every IPv4 route.
+pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
+    let mut all = Vec::new();
+    let list = socket.query(GETROUTE, netlink::DUMP, &rtmsg(0), |_| (), |message| all.extend(read_route(&message)));
+    list.map_err(listing("routes"))?;
+    Ok(all)
+}
+
+/// Makes a bridge with a fixed hardware address (it would change with each port otherwise), down and without address.
+pub fn create_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: u32) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.add(NEWLINK, netlink::CREATE | netlink::EXCL, &ifinfo(0, 0, 0), |link| {
+        link.text(IFLA_IFNAME, name);
+        link.bytes(IFLA_ADDRESS, &mac.0);
+        link.number(IFLA_MTU, mtu);
+        link.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
+    });
+    socket.transact(batch).map_err(refused("create bridge", name))
+}
+
+/// Gives an interface an address and sets it up. Both may be there already.
+pub fn configure(socket: &mut Socket, link: &Link, address: Subnet) -> Result<()> {
+    let mut batch = Batch::new();
+    add_address(&mut batch, link.index, address);
+    batch.add(SETLINK, 0, &ifinfo(link.index, IFF_UP, IFF_UP), |_| ());
+    match socket.transact(batch) {
+        Err(refusal) if refusal.errno != Errno::EXIST => Err(refused("configure interface", &link.name)(refusal)),
+        _ => Ok(()),
+    }
+}
+
+/// Takes an address from an interface.
+pub fn remove_address(socket: &mut Socket, link: &Link, address: Subnet) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.add(DELADDR, 0, &ifaddr(link.index, address.prefix()), |attributes| attributes.bytes(IFA_LOCAL, &address.address().octets()));
+    socket.transact(batch).map_err(refused("remove the address of interface", &link.name))
+}
+
+/// Sets an interface up (`lo` of a new namespace).
+pub fn set_up(socket: &mut Socket, name: &str) -> Result<(), Errno> {
+    let mut batch = Batch::new();
+    batch.add(SETLINK, 0, &ifinfo(0, IFF_UP, IFF_UP), |link| link.text(IFLA_IFNAME, name));
+    socket.transact(batch).map_err(|refusal| refusal.errno)
+}
+
+/// What [`create_pair`] makes.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    pub host_name: &'a str,
+    pub bridge: u32,
+    pub mtu: u32,
+    pub netns: BorrowedFd<'a>,
+    pub inside_name: &'a str,
+    pub mac: Mac,
+    /// Whether the kernel knows IPv6, whose link-local addresses are kept off these interfaces.
+    pub ipv6: bool,
+}
+
+/// Makes an interface pair with one end on the bridge and up, the other straight in the namespace (still down).
+pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.add(NEWLINK, netlink::CREATE | netlink::EXCL, &ifinfo(0, 0, 0), |link| {
+        link.text(IFLA_IFNAME, pair.host_name);
+        link.number(IFLA_MTU, pair.mtu);
+        link.number(IFLA_MASTER, pair.bridge);
+        link.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth");
+            info.nest(IFLA_INFO_DATA, |data| {
+                data.nest_after(VETH_INFO_PEER, &ifinfo(0, 0, 0), |peer| {
+                    peer.text(IFLA_IFNAME, pair.inside_name);
+                    peer.bytes(IFLA_ADDRESS, &pair.mac.0);
+                    peer.number(IFLA_MTU, pair.mtu);
+                    peer.number(IFLA_NET_NS_FD, pair.netns.as_raw_fd() as u32);
+                });
+            });
+        });
+    });
+    // NEWLINK of a link that exists changes it, and unlike SETLINK it takes settings of the bridge port.
+    batch.add(NEWLINK, 0, &ifinfo(0, IFF_UP, IFF_UP), |link| {
+        link.text(IFLA_IFNAME, pair.host_name);
+        link.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            // With br_netfilter a container's packet to its own published port goes back out of the port where it came in.
+            info.nest(IFLA_INFO_SLAVE_DATA, |port| port.bytes(IFLA_BRPORT_MODE, &[1]));
+        });
+        without_link_local(link, pair.ipv6);
+    });
+    socket.transact(batch).map_err(refused("create interface pair", pair.host_name))
+}
+
+/// Inside the namespace: address, up, default route.
+pub fn configure_inside(socket: &mut Socket, endpoint: &Endpoint, ipv6: bool) -> Result<()> {
+    let link = find(socket, &endpoint.ifname)?.ok_or_else(|| Error::Link {
+        operation: "find in its namespace the interface",
+        subject: endpoint.ifname.clone(),
+        source: Errno::NODEV,
+    })?;
+    let mut batch = Batch::new();
+    add_address(&mut batch, link.index, endpoint.address);
+    batch.add(SETLINK, 0, &ifinfo(link.index, IFF_UP, IFF_UP), |link| without_link_local(link, ipv6));
+    batch.add(NEWROUTE, netlink::CREATE | netlink::EXCL, &rtmsg(RTN_UNICAST), |route| {
+        route.bytes(RTA_GATEWAY, &endpoint.gateway.octets());
+        route.number(RTA_OIF, link.index);
+    });
+    socket.transact(batch).map_err(refused("configure in its namespace the interface", &endpoint.ifname))
+}
+
+/// Deletes interfaces; one that is gone already is no failure. Waits tens of milliseconds for the kernel.
+pub fn delete(socket: &mut Socket, names: &[String]) -> Result<()> {
+    let mut first = Ok(());
+    for name in names {
+        let mut batch = Batch::new();
+        batch.add(DELLINK, 0, &ifinfo(0, 0, 0), |link| link.text(IFLA_IFNAME, name));
+        match socket.transact(batch) {
+            Err(refusal) if refusal.errno != Errno::NODEV && first.is_ok() => first = Err(refused("delete interface", name)(refusal)),
+            _ => (),
+        }
+    }
+    first
+}
+
+/// The addresses that a resolver configuration names, IPv4 only.
+pub fn resolvers(resolv_conf: &str) -> Vec<Ipv4Addr> {
+    let v4 = |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => Ipv6Addr::to_ipv4_mapped(&address),
+    };
+    crate::files::nameservers(resolv_conf).filter_map(v4).collect()
+}
+
+fn add_address(batch: &mut Batch, index: u32, address: Subnet) {
+    batch.add(NEWADDR, netlink::CREATE | netlink::EXCL, &ifaddr(index, address.prefix()), |attributes| {
+        attributes.bytes(IFA_LOCAL, &address.address().octets());
+        attributes.bytes(IFA_ADDRESS, &address.address().octets());
+        attributes.bytes(IFA_BROADCAST, &address.last().octets());
+    });
+}
+
+/// Without IPv6 on the network a link-local address would only cost: duplicate detection, multicast reports, slower removal.
+fn without_link_local(link: &mut Attributes<'_>, ipv6: bool) {
+    if ipv6 {
+        link.nest(IFLA_AF_SPEC, |families| {
+            families.nest(AF_INET6.into(), |inet6| inet6.bytes(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE]));
+        });
+    }
+}
+
+fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
+    let mut header = [0; IFINFO_LEN];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+fn ifaddr(index: u32, prefix: u8) -> [u8; IFADDR_LEN] {
+    let mut header = [AF_INET, prefix, 0, 0, 0, 0, 0, 0];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header
+}
+
+/// A default route's header; the same asks for a list.
+fn rtmsg(kind: u8) -> [u8; RTMSG_LEN] {
+    [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, kind, 0, 0, 0, 0]
+}
+
+fn read_link(message: &netlink::Message<'_>) -> Option<Link> {
+    let header = message.payload.get(..IFINFO_LEN)?;
+    let attributes = message.attributes(IFINFO_LEN);
+    let info = attributes.find(IFLA_LINKINFO).map(netlink::AttributeReader);
+    Some(Link {
+        index: read_u32(&header[4..])?,
+        up: read_u32(&header[8..])? & IFF_UP != 0,
+        name: text(attributes.find(IFLA_IFNAME)?),
+        mtu: attributes.find(IFLA_MTU).and_then(read_u32).unwrap_or(0),
+        master: attributes.find(IFLA_MASTER).and_then(read_u32),
+        kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text).unwrap_or_default(),
+    })
+}
+
+fn read_address(message: &netlink::Message<'_>) -> Option<Address> {
+    let header = message.payload.get(..IFADDR_LEN)?;
+    let attributes = message.attributes(IFADDR_LEN);
+    let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(ipv4)?;
+    Some(Address { index: read_u32(&header[4..])?, subnet: Subnet::new(address, header[1]) })
+}
+
+fn read_route(message: &netlink::Message<'_>) -> Option<Route> {
+    let header = message.payload.get(..RTMSG_LEN)?;
+    let attributes = message.attributes(RTMSG_LEN);
+    let table = attributes.find(RTA_TABLE).and_then(read_u32).unwrap_or(header[4].into());
+    let destination = attributes.find(RTA_DST).and_then(ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let index = attributes.find(RTA_OIF).and_then(read_u32);
+    (header[0] == AF_INET && table != RT_TABLE_LOCAL).then(|| Route { destination: Subnet::new(destination, header[1]), index })
+}
+
+fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+    Some(octets.into())
+}
+
+fn listing(subject: &str) -> impl Fn(Errno) -> Error {
+    move |source| Error::Link { operation: "list", subject: subject.to_owned(), source }
+}
+
+fn refused<'a>(operation: &'static str, subject: &'a str) -> impl Fn(Refusal) -> Error + 'a {
+    move |refusal| {
+        let subject = refusal.text.map_or_else(|| subject.to_owned(), |text| format!("{subject} ({text})"));
+        Error::Link { operation, subject, source: refusal.errno }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_follow_the_kernels_rules() {
+        for good in ["cais0", "a", "br-0123456789ab"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "sixteen-letters-", "a/b", "a b", ".", "..", "a:b", "é"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,16 +1,34 @@
 //! The networks of one engine: the front of this crate.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use types::Id;
 
-use crate::{Endpoint, EndpointRequest, NetConfig, Netns, Network, PortBinding, PortRequest, Result};
+use crate::bridge::{self, Bridge};
+use crate::ipam::{Addresses, Lease, Refused};
+use crate::link::{self, Pair};
+use crate::netd::handle::Handle;
+use crate::netlink::Socket;
+use crate::nft::foreign;
+use crate::nft::table::{self, BridgeRules, Content, Published};
+use crate::{
+    Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
+    Result, Subnet, conntrack, watch,
+};
+
+/// Host ends of interfaces are `ve` and 12 digits of the endpoint's id.
+const HOST_IFNAME_PREFIX: &str = "ve";
+const HOST_IFNAME_DIGITS: usize = 12;
 
 /// The networks of one engine. Thread-safe; no lock is held over a system call that waits for more than the kernel.
 #[derive(Debug)]
 pub struct Net {
-    config: NetConfig,
+    inner: Arc<Inner>,
+    /// Ends when dropped.
+    watcher: Mutex<Option<watch::Watcher>>,
 }
 
 /// What [`Net::reconcile`] removed.
@@ -18,95 +36,444 @@ pub struct Net {
 pub struct Reconciled {
     /// Host ends of interfaces that belong to no live endpoint.
     pub links: Vec<String>,
-    /// Keys (container ids) that netd held ports for without need.
+    /// Keys (endpoint ids) that netd held ports for without need.
     pub held: Vec<String>,
+}
+
+/// Shared with the threads that watch netd and the packet filter.
+///
+/// Order of locks: `filter`, then `route`, then `state`.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub config: NetConfig,
+    ipv6: bool,
+    networks: Vec<Arc<Network>>,
+    filter: Mutex<Socket>,
+    filter_port: Option<u32>,
+    route: Mutex<Socket>,
+    state: Mutex<State>,
+    pub netd: Handle,
+    /// Held while a lost netd is replaced.
+    pub revival: Mutex<()>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    bridge: Bridge,
+    addresses: Addresses,
+    pub endpoints: HashMap<Id, Endpoint>,
+    /// Endpoints whose ports are being given back: still in the way, but no longer written into the table.
+    leaving: HashMap<Id, Endpoint>,
+    foreign: foreign::Foreign,
 }
 
 impl Net {
     /// Makes what is missing: the bridge with its address, the nftables table, IPv4 forwarding. Idempotent: what is there with our
-    /// names is taken over, and its address kept.
+    /// names is taken over, and its address kept. To be followed by [`Net::restore`], also when nothing ran before.
     pub fn open(config: NetConfig) -> Result<Self> {
-        Ok(Self { config })
+        let mut route = socket(Socket::route())?;
+        let bridge = bridge::ensure(&mut route, &config, None)?;
+        let networks = vec![
+            Arc::new(Network::default_bridge(&config, bridge.address, bridge.mtu)),
+            Arc::new(Network::without_addresses(&config, "host", Driver::Host)),
+            Arc::new(Network::without_addresses(&config, "none", Driver::None)),
+        ];
+        let state = State {
+            bridge,
+            addresses: Addresses::new(bridge.address.network(), bridge.address.address()),
+            endpoints: HashMap::new(),
+            leaving: HashMap::new(),
+            foreign: foreign::Foreign::default(),
+        };
+        let mut filter = socket(Socket::netfilter())?;
+        let present = table::present(&mut filter, &config.table)?;
+        let inner = Arc::new(Inner {
+            netd: Handle::new(config.netd_command.clone(), config.netd_socket()),
+            ipv6: bridge::ipv6_present(),
+            config,
+            networks,
+            filter_port: filter.port(),
+            filter: Mutex::new(filter),
+            route: Mutex::new(route),
+            state: Mutex::new(state),
+            revival: Mutex::new(()),
+        });
+        // A table of an earlier run serves containers that still run: it is replaced when they are known.
+        if !present {
+            inner.install()?;
+        }
+        let watcher = Mutex::new(watch::Watcher::start(&inner));
+        Ok(Self { inner, watcher })
     }
 
     /// The configuration in force.
     pub fn config(&self) -> &NetConfig {
-        &self.config
+        &self.inner.config
     }
 
     /// Takes over the endpoints of containers that still run (their leases, ports and names), after a restart of the engine.
     /// Ports that netd no longer holds are bound again. Failures are logged and returned, one per endpoint; the others are restored.
-    pub fn restore(&self, endpoints: Vec<Endpoint>) -> Vec<crate::Error> {
-        let _ = endpoints;
-        todo!()
+    pub fn restore(&self, endpoints: Vec<Endpoint>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for endpoint in endpoints {
+            let mut state = self.inner.state();
+            let lease = Lease { endpoint: endpoint.id.clone(), owner: endpoint.owner.clone() };
+            match state.addresses.lease(Some(endpoint.address.address()), lease) {
+                Ok(_) => _ = state.endpoints.insert(endpoint.id.clone(), endpoint),
+                Err(refused) => errors.push(self.inner.refused(refused, Some(endpoint.address.address()), state.bridge.address)),
+            }
+        }
+        errors.extend(self.inner.install().err());
+        errors.extend(self.inner.reclaim_ports());
+        for error in &errors {
+            tracing::warn!(error = types::error::chain(error), "an endpoint was not restored whole");
+        }
+        errors
     }
 
-    /// Removes this engine's leftovers: interfaces on our bridges, port elements and held ports that belong to no endpoint
-    /// known from [`Net::restore`] and [`Net::attach`].
+    /// Removes this engine's leftovers: interfaces on our bridge and held ports that belong to no endpoint known from
+    /// [`Net::restore`] and [`Net::attach`].
     pub fn reconcile(&self) -> Result<Reconciled> {
-        todo!()
+        let mut done = Reconciled::default();
+        let links = link::links(&mut self.inner.route())?;
+        {
+            let state = self.inner.state();
+            let known = |name: &str| state.every_endpoint().any(|endpoint| endpoint.host_ifname == name);
+            let ours = links.into_iter().filter(|link| link.master == Some(state.bridge.index) && is_host_ifname(&link.name));
+            done.links = ours.map(|link| link.name).filter(|name| !known(name)).collect();
+        }
+        link::delete(&mut self.inner.route(), &done.links)?;
+        for (key, _) in self.inner.netd.list()? {
+            if !self.inner.state().every_endpoint().any(|endpoint| endpoint.id.as_str() == key) {
+                self.inner.netd.release(&key)?;
+                done.held.push(key);
+            }
+        }
+        Ok(done)
     }
 
     /// Installs bridge, table and elements again from memory, after a flush by others for example.
     pub fn repair(&self) -> Result<()> {
-        todo!()
+        self.inner.repair()
     }
 
     /// Ends the engine's use of the network. With `remove` (no container runs), bridge, table and netd go too, and nothing is left on the host.
+    /// Finishes whatever fails on the way, then tells the first failure.
     pub fn close(&self, remove: bool) -> Result<()> {
-        let _ = remove;
-        todo!()
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if !remove {
+            self.inner.netd.disconnect();
+            return Ok(());
+        }
+        let config = &self.inner.config;
+        let quit = self.inner.netd.quit();
+        let mut filter = self.inner.filter();
+        let accepts = foreign::remove_accepts(&mut filter, &config.mark());
+        let table = table::remove(&mut filter, &config.table);
+        let bridge = link::delete(&mut self.inner.route(), std::slice::from_ref(&config.bridge));
+        quit.and(accepts).and(table).and(bridge)
     }
 
     /// What a person should know: a foreign firewall that cuts containers off, with the way out.
     pub fn warnings(&self) -> Vec<String> {
-        todo!()
+        let config = &self.inner.config;
+        let state = self.inner.state();
+        let mut warnings = Vec::new();
+        if config.firewall.forward == ForeignForward::Report {
+            warnings.extend(state.foreign.forward.iter().map(|chain| {
+                format!(
+                    "the firewall chain \"{chain}\" drops forwarded packets by default, so containers have no way out and published ports no way in; \
+                     set firewall=insert to let the engine accept its bridge {} there",
+                    config.bridge
+                )
+            }));
+        }
+        if self.inner.restricts(&state) {
+            warnings.extend(state.foreign.input.iter().map(|chain| {
+                format!("the firewall chain \"{chain}\" drops by default, so other hosts reach only the published ports listed in published_allow")
+            }));
+        }
+        warnings
     }
 
     /// All networks: the built-in `bridge`, `host` and `none`.
     pub fn networks(&self) -> Vec<Arc<Network>> {
-        todo!()
+        self.inner.networks.clone()
     }
 
     /// A network by name, id, or unambiguous prefix of an id; `default` is `bridge`.
     pub fn network(&self, name: &str) -> Result<Arc<Network>> {
-        let _ = name;
-        todo!()
+        self.inner.network(name)
     }
 
     /// The endpoints on a network, for `network inspect`.
     pub fn endpoints(&self, network: &Id) -> Vec<Endpoint> {
-        let _ = network;
-        todo!()
+        self.inner.state().endpoints.values().filter(|endpoint| endpoint.network == *network).cloned().collect()
     }
 
     /// The address under which containers reach the host: `host.docker.internal`.
     pub fn host_address(&self) -> Ipv4Addr {
-        todo!()
+        self.inner.state().bridge.address.address()
     }
 
     /// Puts an interface with address and default route into the namespace.
     pub fn attach(&self, netns: &Netns, request: &EndpointRequest) -> Result<Endpoint> {
-        let _ = (netns, request);
-        todo!()
+        let inner = &self.inner;
+        let network = inner.network(&request.network)?;
+        if network.driver != Driver::Bridge {
+            return Err(Error::NotAttachable { name: network.name.clone(), driver: network.driver.as_str() });
+        }
+        let (endpoint, bridge) = inner.lease(&network, request)?;
+        let attached = inner.plug(netns, &endpoint, bridge);
+        if attached.is_err() {
+            inner.state().forget(&endpoint.id);
+        }
+        attached.map(|()| endpoint)
     }
 
     /// Publishes ports, all of them or none, and adds the bindings to `endpoint` (and to what this `Net` remembers of it).
     pub fn publish(&self, endpoint: &mut Endpoint, ports: &[PortRequest]) -> Result<Vec<PortBinding>> {
-        let _ = (endpoint, ports);
-        todo!()
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.inner.state().endpoints.contains_key(&endpoint.id) {
+            return Err(Error::NoSuchEndpoint { id: endpoint.id.clone() });
+        }
+        let reserved = self.inner.reserve(endpoint, ports)?;
+        let bindings: Vec<_> = reserved.iter().flat_map(|reservation| reservation.bindings.iter().cloned()).collect();
+        self.inner.hold(endpoint, &reserved)?;
+        if let Err(error) = self.inner.translate(endpoint, &bindings) {
+            self.inner.hold_anew(endpoint);
+            return Err(error);
+        }
+        endpoint.bindings.extend(bindings.iter().cloned());
+        Ok(bindings)
     }
 
     /// Gives back address and ports at once. The interface is not waited for: it goes with its namespace. Finishes
     /// whatever fails on the way, then tells the first failure. Releasing an unknown endpoint is not an error.
     pub fn release(&self, endpoint: &Id) -> Result<()> {
-        let _ = endpoint;
-        todo!()
+        self.inner.release(endpoint)
     }
 
     /// Tells messages about taken names and ports that the container is now called otherwise.
     pub fn rename(&self, container: &Id, owner: &str) {
-        let _ = (container, owner);
-        todo!()
+        let mut state = self.inner.state();
+        let renamed: Vec<_> = state.endpoints.values_mut().filter(|endpoint| endpoint.container == *container).collect();
+        let mut leases = Vec::new();
+        for endpoint in renamed {
+            endpoint.owner = owner.to_owned();
+            leases.push((endpoint.address.address(), Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() }));
+        }
+        for (address, lease) in leases {
+            // The endpoint has this lease already, so it cannot be refused.
+            let _ = state.addresses.lease(Some(address), lease);
+        }
     }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.inner.netd.disconnect();
+    }
+}
+
+impl Inner {
+    /// Bridge and table as they should be, from memory.
+    pub fn repair(&self) -> Result<()> {
+        let known = self.state().bridge.address;
+        let bridge = bridge::ensure(&mut self.route(), &self.config, Some(known))?;
+        self.state().bridge = bridge;
+        self.install()
+    }
+
+    /// Writes the table anew and looks at the firewalls of others.
+    pub fn install(&self) -> Result<()> {
+        self.install_with(&mut self.filter())
+    }
+
+    /// Looks at the firewalls of others again; writes the table anew only if what they do has changed.
+    pub fn refresh_foreign(&self) -> Result<()> {
+        let mut filter = self.filter();
+        let foreign = foreign::look(&mut filter, &self.config.table)?;
+        let changed = self.state().foreign != foreign;
+        if changed { self.install_with(&mut filter) } else { self.insert_accepts(&mut filter, &foreign) }
+    }
+
+    fn install_with(&self, filter: &mut Socket) -> Result<()> {
+        let foreign = foreign::look(filter, &self.config.table)?;
+        let (bridges, published, restrict) = {
+            let mut state = self.state();
+            state.foreign = foreign.clone();
+            let bridges = [BridgeRules { bridge: self.config.bridge.clone(), subnet: state.bridge.address.network() }];
+            let published: Vec<_> = state.endpoints.values().flat_map(|endpoint| Published::of(endpoint, &endpoint.bindings)).collect();
+            (bridges, published, self.restricts(&state))
+        };
+        let content = Content { bridges: &bridges, published, restrict, allow: &self.config.firewall.published_allow };
+        table::install(filter, &self.config.table, &content)?;
+        self.insert_accepts(filter, &foreign)
+    }
+
+    fn insert_accepts(&self, filter: &mut Socket, foreign: &foreign::Foreign) -> Result<()> {
+        if self.config.firewall.forward != ForeignForward::Insert {
+            return Ok(());
+        }
+        let bridges = std::slice::from_ref(&self.config.bridge);
+        foreign.forward.iter().try_for_each(|chain| foreign::insert_accepts(filter, chain, bridges, &self.config.mark()))
+    }
+
+    /// Whether a netlink port is the one that our changes of the packet filter come from.
+    pub fn is_own_port(&self, port: u32) -> bool {
+        self.filter_port == Some(port)
+    }
+
+    fn restricts(&self, state: &State) -> bool {
+        self.config.firewall.published == PublishedPolicy::RespectHost && !state.foreign.input.is_empty()
+    }
+
+    fn network(&self, name: &str) -> Result<Arc<Network>> {
+        let name = if name == "default" { "bridge" } else { name };
+        let exact = self.networks.iter().find(|network| network.name == name || network.id.as_str() == name);
+        let mut by_prefix = self.networks.iter().filter(|network| !name.is_empty() && network.id.as_str().starts_with(name));
+        let found = exact.or_else(|| match (by_prefix.next(), by_prefix.next()) {
+            (Some(only), None) => Some(only),
+            _ => None,
+        });
+        found.cloned().ok_or_else(|| Error::NoSuchNetwork { name: name.to_owned() })
+    }
+
+    /// Leases an address and remembers the endpoint.
+    fn lease(&self, network: &Network, request: &EndpointRequest) -> Result<(Endpoint, Bridge)> {
+        let id = Id::random();
+        let mut state = self.state();
+        if let Some(mac) = request.mac
+            && let Some(other) = state.every_endpoint().find(|endpoint| endpoint.mac == mac)
+        {
+            return Err(Error::MacTaken { mac, owner: other.owner.clone() });
+        }
+        let lease = Lease { endpoint: id.clone(), owner: request.owner.clone() };
+        let bridge = state.bridge;
+        let leased = state.addresses.lease(request.address, lease);
+        let address = leased.map_err(|refused| self.refused(refused, request.address, bridge.address))?;
+        let endpoint = Endpoint {
+            host_ifname: format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
+            network: network.id.clone(),
+            container: request.container.clone(),
+            owner: request.owner.clone(),
+            address: Subnet::new(address, bridge.address.prefix()),
+            gateway: bridge.address.address(),
+            mac: request.mac.unwrap_or_else(|| Mac::for_address(address)),
+            ifname: request.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
+            bindings: Vec::new(),
+            id,
+        };
+        state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+        Ok((endpoint, bridge))
+    }
+
+    fn plug(&self, netns: &Netns, endpoint: &Endpoint, bridge: Bridge) -> Result<()> {
+        link::check_name(&endpoint.ifname)?;
+        let pair = Pair {
+            host_name: &endpoint.host_ifname,
+            bridge: bridge.index,
+            mtu: bridge.mtu,
+            netns: netns.as_fd(),
+            inside_name: &endpoint.ifname,
+            mac: endpoint.mac,
+            ipv6: self.ipv6,
+        };
+        link::create_pair(&mut self.route(), &pair)?;
+        link::configure_inside(&mut netns.socket(), endpoint, self.ipv6).inspect_err(|_| {
+            // The namespace may live on (of another container), so the interface has to go now.
+            let _ = link::delete(&mut self.route(), std::slice::from_ref(&endpoint.host_ifname));
+        })
+    }
+
+    /// Has the kernel translate the ports, and remembers them.
+    fn translate(&self, endpoint: &Endpoint, bindings: &[PortBinding]) -> Result<()> {
+        let mut filter = self.filter();
+        let published: Vec<_> = Published::of(endpoint, bindings).collect();
+        let before = {
+            let mut state = self.state();
+            let known = state.endpoints.get_mut(&endpoint.id).ok_or_else(|| Error::NoSuchEndpoint { id: endpoint.id.clone() })?;
+            known.bindings.extend(bindings.iter().cloned());
+            known.bindings.len() - bindings.len()
+        };
+        let done = table::publish(&mut filter, &self.config.table, &published);
+        let done = done.and_then(|whole| if whole { Ok(()) } else { self.install_with(&mut filter) });
+        if done.is_err()
+            && let Some(known) = self.state().endpoints.get_mut(&endpoint.id)
+        {
+            known.bindings.truncate(before);
+        }
+        done
+    }
+
+    fn release(&self, id: &Id) -> Result<()> {
+        let Some(endpoint) = self.state().leave(id) else { return Ok(()) };
+        let mut done = Ok(());
+        if !endpoint.bindings.is_empty() {
+            let mut filter = self.filter();
+            let published: Vec<_> = Published::of(&endpoint, &endpoint.bindings).collect();
+            let withdrawn = table::withdraw(&mut filter, &self.config.table, &published);
+            done = withdrawn.and_then(|whole| if whole { Ok(()) } else { self.install_with(&mut filter) });
+            conntrack::forget_datagrams(&mut filter, &endpoint);
+            drop(filter);
+            done = done.and(self.netd.release(id.as_str()));
+        }
+        self.state().forget(id);
+        done
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn filter(&self) -> MutexGuard<'_, Socket> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn route(&self) -> MutexGuard<'_, Socket> {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self, refused: Refused, wanted: Option<Ipv4Addr>, subnet: Subnet) -> Error {
+        let subnet = subnet.network();
+        let address = wanted.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        match refused {
+            Refused::Exhausted { capacity } => Error::AddressesExhausted { network: "bridge".to_owned(), subnet, capacity },
+            Refused::Taken { owner } => Error::AddressTaken { address, owner },
+            Refused::Unusable => Error::AddressUnusable { address, subnet },
+        }
+    }
+}
+
+impl State {
+    /// Those that have something, the leaving ones too.
+    pub fn every_endpoint(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().chain(self.leaving.values())
+    }
+
+    /// The first half of a release: no longer part of the table, but still in the way of others.
+    fn leave(&mut self, id: &Id) -> Option<Endpoint> {
+        let endpoint = self.endpoints.remove(id)?;
+        self.leaving.insert(id.clone(), endpoint.clone());
+        Some(endpoint)
+    }
+
+    /// The second half.
+    fn forget(&mut self, id: &Id) {
+        if let Some(endpoint) = self.leaving.remove(id).or_else(|| self.endpoints.remove(id)) {
+            self.addresses.release(endpoint.address.address(), id);
+        }
+    }
+}
+
+fn is_host_ifname(name: &str) -> bool {
+    name.strip_prefix(HOST_IFNAME_PREFIX)
+        .is_some_and(|digits| digits.len() == HOST_IFNAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+fn socket(opened: std::result::Result<Socket, rustix::io::Errno>) -> Result<Socket> {
+    opened.map_err(|source| Error::Link { operation: "open", subject: "a netlink socket".to_owned(), source })
 }

@@ -1,11 +1,35 @@
 //! The process that holds published ports: bound sockets that reserve them, and a proxy for what the kernel cannot translate.
+//!
+//! Whatever arrives at a held socket is passed on to the container: all of IPv6 (`[::1]` too), and IPv4 that met no
+//! translation because others flushed the packet filter. One thread, one epoll, bounded buffers, no privileges.
+
+pub(crate) mod handle;
+mod program;
+pub(crate) mod protocol;
+mod tcp;
+mod udp;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// `cais netd --socket PATH`: listens there, holds what engines hand over, gives up its privileges, outlives the engine.
 /// It ends when told, or when it holds nothing and no engine is connected for a while. `args` are those after `netd`.
+/// A `SOCK_SEQPACKET` socket as standard input is the first engine's connection.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let _ = args;
-    todo!()
+    let mut args = args;
+    let socket = match (args.next(), args.next(), args.next()) {
+        (Some(flag), Some(path), None) if flag == "--socket" => PathBuf::from(path),
+        _ => {
+            eprintln!("cais netd: usage: cais netd --socket PATH (the engine starts it)");
+            return ExitCode::from(125);
+        }
+    };
+    match program::run(&socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cais netd: {}: {error}", socket.display());
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,217 @@
+//! The engine's end of netd: starts it, finds it again, asks it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
+use crate::{Error, Result};
+
+/// How long an answer may take before netd counts as lost. It answers in microseconds.
+const ANSWER_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// netd as the engine sees it.
+#[derive(Debug)]
+pub struct Handle {
+    command: Vec<OsString>,
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// The socket, and how many there were: so that the end of an old one is not taken for the end of its successor.
+#[derive(Debug, Default)]
+struct Connection {
+    socket: Option<OwnedFd>,
+    generation: u64,
+    /// The engine is done: no other netd is to be started.
+    closed: bool,
+}
+
+impl Connection {
+    fn replace(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
+        self.generation += 1;
+    }
+}
+
+impl Handle {
+    pub fn new(command: Vec<OsString>, path: PathBuf) -> Self {
+        Self { command, path, connection: Mutex::default() }
+    }
+
+    /// Connects to a netd that runs already. `false`: there is none.
+    pub fn connect(&self) -> Result<bool> {
+        let mut connection = self.lock();
+        if connection.socket.is_some() {
+            return Ok(true);
+        }
+        let failed = |errno: Errno| Error::Netd { operation: "connect", source: errno.into() };
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        match rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path).map_err(failed)?) {
+            Ok(()) => connection.replace(socket),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => (),
+            Err(errno) => return Err(failed(errno)),
+        }
+        Ok(connection.socket.is_some())
+    }
+
+    /// Starts a netd, which serves this connection first. Tells whether it was necessary.
+    pub fn start(&self) -> Result<bool> {
+        if self.connect()? {
+            return Ok(false);
+        }
+        let mut connection = self.lock();
+        if connection.socket.is_some() {
+            return Ok(false);
+        }
+        if connection.closed {
+            return Err(Error::Netd { operation: "start", source: io::Error::other("the engine is ending") });
+        }
+        connection.replace(self.spawn().map_err(|source| Error::Netd { operation: "start", source })?);
+        Ok(true)
+    }
+
+    /// Hands over ports to be held for a key.
+    pub fn hold(&self, key: &str, ports: &[(BorrowedFd<'_>, HeldPort)]) -> Result<()> {
+        for chunk in ports.chunks(PORTS_PER_MESSAGE_MAX) {
+            let (sockets, ports): (Vec<_>, Vec<_>) = chunk.iter().cloned().unzip();
+            self.ask(&Request::Hold { key: key.to_owned(), ports }, &sockets, "hand over ports")?;
+        }
+        Ok(())
+    }
+
+    /// Lets the ports of a key go. Without a netd nothing is held.
+    pub fn release(&self, key: &str) -> Result<()> {
+        if self.lock().socket.is_none() {
+            return Ok(());
+        }
+        self.ask(&Request::Release { key: key.to_owned() }, &[], "release ports").map(drop)
+    }
+
+    /// What is held: keys and how many ports each has.
+    pub fn list(&self) -> Result<BTreeMap<String, u32>> {
+        let mut all = BTreeMap::new();
+        if self.lock().socket.is_none() {
+            return Ok(all);
+        }
+        loop {
+            let after = all.last_key_value().map_or(String::new(), |(key, _): (&String, _)| key.clone());
+            let Reply::Held { keys } = self.ask(&Request::List { after }, &[], "list ports")? else { return Ok(all) };
+            let end = keys.len() < KEYS_PER_MESSAGE_MAX;
+            all.extend(keys);
+            if end {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Ends netd, if one runs. None is started afterwards.
+    pub fn quit(&self) -> Result<()> {
+        let reached = self.connect()?;
+        let mut connection = self.lock();
+        connection.closed = true;
+        let Some(socket) = connection.socket.take().filter(|_| reached) else { return Ok(()) };
+        let asked = exchange(&socket, &Request::Quit, &[]);
+        // The other end closes when the process ends.
+        let _ = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&ANSWER_MAX));
+        let _ = std::fs::remove_file(&self.path);
+        asked.map(drop).map_err(|errno| Error::Netd { operation: "end", source: errno.into() })
+    }
+
+    /// A second descriptor of the connection, to be watched for netd's end, and what to tell [`Handle::lost`] then.
+    pub fn watch(&self) -> Option<(OwnedFd, u64)> {
+        let connection = self.lock();
+        Some((connection.socket.as_ref()?.try_clone().ok()?, connection.generation))
+    }
+
+    /// Gives up a connection whose other end is gone. `false`: it was given up on purpose, or has a successor.
+    pub fn lost(&self, generation: u64) -> bool {
+        let mut connection = self.lock();
+        connection.generation == generation && connection.socket.take().is_some()
+    }
+
+    /// Closes the connection. netd goes on as long as it holds anything.
+    pub fn disconnect(&self) {
+        let mut connection = self.lock();
+        connection.closed = true;
+        if let Some(connection) = connection.socket.take() {
+            // For watchers, who hold descriptors of their own.
+            let _ = rustix::net::shutdown(connection, Shutdown::Both);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, request: &Request, sockets: &[BorrowedFd<'_>], operation: &'static str) -> Result<Reply> {
+        let mut connection = self.lock();
+        let outcome = match connection.socket.as_ref() {
+            None => Err(Errno::NOTCONN),
+            Some(socket) => exchange(socket, request, sockets),
+        };
+        match outcome {
+            Ok(Reply::Refused { reason }) => Err(Error::Netd { operation, source: io::Error::other(reason) }),
+            Ok(reply) => Ok(reply),
+            Err(errno) => {
+                // After a broken exchange the answers would no longer match the questions.
+                if let Some(socket) = connection.socket.take() {
+                    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+                }
+                Err(Error::Netd { operation, source: errno.into() })
+            }
+        }
+    }
+
+    fn spawn(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (program, arguments) = self.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .arg("--socket")
+            .arg(&self.path)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            // It outlives us, so it must not hold whatever our output goes to.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let reaper = move || drop(child.wait());
+        std::thread::Builder::new().name("netd-reaper".to_owned()).stack_size(64 * 1024).spawn(reaper)?;
+        Ok(ours)
+    }
+}
+
+/// Waits until the other end of a connection is gone.
+pub fn wait_for_end(connection: &OwnedFd) {
+    loop {
+        let mut polled = [PollFd::new(connection, PollFlags::empty())];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) if polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => return,
+            Ok(_) | Err(Errno::INTR) => (),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn exchange(socket: &OwnedFd, request: &Request, sockets: &[BorrowedFd<'_>]) -> Result<Reply, Errno> {
+    protocol::send(socket, request, sockets, true)?;
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&ANSWER_MAX)))? == 0 {
+        return Err(Errno::TIMEDOUT);
+    }
+    match protocol::receive::<Reply>(socket, true)? {
+        Received::Message(reply, _) => Ok(reply),
+        Received::Unknown => Err(Errno::PROTO),
+        Received::End => Err(Errno::PIPE),
+    }
+}

@@ -1,0 +1,402 @@
+//! The program: one loop over engines' connections, held ports, proxied connections and datagrams.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::ops::Bound;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
+use super::tcp::{Flow, Progress};
+use super::udp::{Port, Sessions};
+use crate::endpoint::Protocol;
+
+/// How long it stays without ports and engines.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How often it looks after idle clients and itself, while there is something to look after.
+const TICK: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// Proxied connections at a time; more wait in the sockets' queues.
+const FLOWS_MAX: usize = 4096;
+/// Connections accepted from one socket before others get their turn.
+const ACCEPTS_MAX: usize = 64;
+const EVENTS_MAX: usize = 256;
+const KEY_LEN_MAX: usize = 128;
+/// The user and group "nobody".
+const NOBODY: u32 = 65534;
+
+pub fn run(path: &Path) -> io::Result<()> {
+    // Not a group leader when started by an engine; by hand it may be, which is fine.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir("/");
+    raise_descriptor_limit();
+    let owner = rustix::process::geteuid();
+    let listener = listen(path)?;
+    give_up_privileges()?;
+    let mut program = Program::new(owner)?;
+    program.watch(listener.as_fd(), Token::Listener, EventFlags::IN)?;
+    program.adopt_first_engine()?;
+    program.run(&listener)
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Listener,
+    Engine(u64),
+    Port(u64),
+    Flow(u64),
+    Session(u64),
+}
+
+impl Token {
+    const KIND_SHIFT: u32 = 56;
+
+    fn pack(self) -> u64 {
+        let (kind, id) = match self {
+            Self::Listener => (0, 0),
+            Self::Engine(id) => (1, id),
+            Self::Port(id) => (2, id),
+            Self::Flow(id) => (3, id),
+            Self::Session(id) => (4, id),
+        };
+        kind << Self::KIND_SHIFT | id
+    }
+
+    fn unpack(number: u64) -> Self {
+        let id = number & ((1 << Self::KIND_SHIFT) - 1);
+        match number >> Self::KIND_SHIFT {
+            0 => Self::Listener,
+            1 => Self::Engine(id),
+            2 => Self::Port(id),
+            3 => Self::Flow(id),
+            _ => Self::Session(id),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Held {
+    Tcp { socket: OwnedFd, target: SocketAddrV4 },
+    Udp(Rc<Port>),
+}
+
+#[derive(Debug)]
+struct Program {
+    epoll: OwnedFd,
+    /// Who may give orders.
+    owner: Uid,
+    next: u64,
+    engines: HashMap<u64, OwnedFd>,
+    /// Tokens of ports by the key that they are held for.
+    keys: BTreeMap<String, Vec<u64>>,
+    ports: HashMap<u64, Held>,
+    flows: HashMap<u64, Flow>,
+    sessions: Sessions,
+    /// Connections that had their turn but not their fill.
+    again: Vec<u64>,
+    /// Given up for a moment when descriptors run out, to accept and refuse a connection that would wake us forever.
+    spare: Option<OwnedFd>,
+    idle_since: Option<Instant>,
+    quit: bool,
+}
+
+impl Program {
+    fn new(owner: Uid) -> io::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            owner,
+            next: 1,
+            engines: HashMap::new(),
+            keys: BTreeMap::new(),
+            ports: HashMap::new(),
+            flows: HashMap::new(),
+            sessions: Sessions::new(),
+            again: Vec::new(),
+            spare: spare(),
+            idle_since: None,
+            quit: false,
+        })
+    }
+
+    fn run(&mut self, listener: &OwnedFd) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        while !self.quit && !self.idle_for_long() {
+            events.clear();
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => (),
+                Err(errno) => return Err(errno.into()),
+            }
+            for flow in std::mem::take(&mut self.again) {
+                self.advance(flow);
+            }
+            for event in &events {
+                match Token::unpack(event.data.u64()) {
+                    Token::Listener => self.accept_engine(listener),
+                    Token::Engine(id) => self.serve(id),
+                    Token::Port(id) => self.arrive(id),
+                    Token::Flow(id) => self.advance(id),
+                    Token::Session(id) => self.sessions.from_container(id),
+                }
+            }
+            if events.is_empty() {
+                self.sessions.expire();
+            }
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let idle = self.engines.is_empty() && self.keys.is_empty();
+        match () {
+            () if !self.again.is_empty() => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
+            () if idle || !self.sessions.is_empty() => Some(TICK),
+            () => None,
+        }
+    }
+
+    fn idle_for_long(&mut self) -> bool {
+        if !self.engines.is_empty() || !self.keys.is_empty() {
+            self.idle_since = None;
+            return false;
+        }
+        self.idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE_MAX
+    }
+
+    fn watch(&self, socket: impl AsFd, token: Token, flags: EventFlags) -> Result<(), Errno> {
+        epoll::add(&self.epoll, socket, EventData::new_u64(token.pack()), flags)
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+/// Engines and what they ask for.
+impl Program {
+    fn adopt_first_engine(&mut self) -> io::Result<()> {
+        let stdin = io::stdin();
+        match sockopt::socket_type(&stdin) {
+            Ok(SocketType::SEQPACKET) => (),
+            _ => return Ok(()),
+        }
+        let engine = stdin.as_fd().try_clone_to_owned()?;
+        // A second descriptor would keep the connection registered after its end.
+        kernel::fork::place_descriptor(fs::File::open("/dev/null")?.as_fd(), 0)?;
+        Ok(self.add_engine(engine)?)
+    }
+
+    fn accept_engine(&mut self, listener: &OwnedFd) {
+        let Ok(engine) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        let trusted = sockopt::socket_peercred(&engine).is_ok_and(|peer| peer.uid == self.owner || peer.uid.is_root());
+        if trusted {
+            let _ = self.add_engine(engine);
+        }
+    }
+
+    fn add_engine(&mut self, engine: OwnedFd) -> Result<(), Errno> {
+        let id = self.token();
+        self.watch(&engine, Token::Engine(id), EventFlags::IN)?;
+        self.engines.insert(id, engine);
+        Ok(())
+    }
+
+    fn serve(&mut self, id: u64) {
+        let Some(engine) = self.engines.get(&id) else { return };
+        let reply = match protocol::receive::<Request>(engine, false) {
+            Err(Errno::AGAIN) => return,
+            Ok(Received::Message(request, sockets)) => self.answer(request, sockets),
+            Ok(Received::Unknown) => Reply::Refused { reason: "this netd does not know such a request".to_owned() },
+            Ok(Received::End) | Err(_) => {
+                self.engines.remove(&id);
+                return;
+            }
+        };
+        let Some(engine) = self.engines.get(&id) else { return };
+        // An engine that does not read its answers is no longer served.
+        if protocol::send(engine, &reply, &[], false).is_err() {
+            self.engines.remove(&id);
+        }
+    }
+
+    fn answer(&mut self, request: Request, sockets: Vec<OwnedFd>) -> Reply {
+        match request {
+            Request::Hold { key, ports } => self.hold(key, ports, sockets),
+            Request::Release { key } => {
+                for port in self.keys.remove(&key).unwrap_or_default() {
+                    self.sessions.forget_port(port);
+                    self.ports.remove(&port);
+                }
+                Reply::Done
+            }
+            Request::List { after } => {
+                let rest = self.keys.range::<str, _>((Bound::Excluded(after.as_str()), Bound::Unbounded));
+                Reply::Held { keys: rest.take(KEYS_PER_MESSAGE_MAX).map(|(key, ports)| (key.clone(), ports.len() as u32)).collect() }
+            }
+            Request::Quit => {
+                self.quit = true;
+                Reply::Done
+            }
+        }
+    }
+
+    fn hold(&mut self, key: String, ports: Vec<HeldPort>, sockets: Vec<OwnedFd>) -> Reply {
+        let fits = ports.len() == sockets.len() && ports.len() <= PORTS_PER_MESSAGE_MAX && (1..=KEY_LEN_MAX).contains(&key.len());
+        if !fits {
+            return Reply::Refused { reason: format!("{} ports came with {} sockets", ports.len(), sockets.len()) };
+        }
+        let mut tokens = Vec::with_capacity(ports.len());
+        let mut failure = None;
+        for (port, socket) in ports.into_iter().zip(sockets) {
+            match self.add_port(&port, socket) {
+                Ok(token) => tokens.push(token),
+                Err(errno) => failure = Some(format!("watch the socket of {}: {errno}", port.target)),
+            }
+        }
+        if let Some(reason) = failure {
+            tokens.iter().for_each(|token| drop(self.ports.remove(token)));
+            return Reply::Refused { reason };
+        }
+        self.keys.entry(key).or_default().extend(tokens);
+        Reply::Done
+    }
+
+    fn add_port(&mut self, port: &HeldPort, socket: OwnedFd) -> Result<u64, Errno> {
+        let local: SocketAddr = rustix::net::getsockname(&socket)?.try_into()?;
+        let token = self.token();
+        self.watch(&socket, Token::Port(token), EventFlags::IN)?;
+        let held = match port.protocol {
+            Protocol::Tcp => Held::Tcp { socket, target: port.target },
+            Protocol::Udp => {
+                if local.is_ipv6() {
+                    kernel::net::set_receive_destination(&socket)?;
+                }
+                Held::Udp(Rc::new(Port { socket, target: port.target, ipv6: local.is_ipv6() }))
+            }
+        };
+        self.ports.insert(token, held);
+        Ok(token)
+    }
+}
+
+/// What arrives at held ports.
+impl Program {
+    fn arrive(&mut self, id: u64) {
+        match self.ports.get(&id) {
+            Some(Held::Udp(port)) => {
+                let port = Rc::clone(port);
+                let (epoll, next) = (&self.epoll, &mut self.next);
+                self.sessions.from_clients(id, &port, |socket| {
+                    *next += 1;
+                    epoll::add(epoll, socket, EventData::new_u64(Token::Session(*next).pack()), EventFlags::IN)?;
+                    Ok(*next)
+                });
+            }
+            Some(Held::Tcp { target, .. }) => {
+                let target = *target;
+                self.accept(id, target);
+            }
+            None => (),
+        }
+    }
+
+    fn accept(&mut self, id: u64, target: SocketAddrV4) {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(Held::Tcp { socket, .. }) = self.ports.get(&id) else { return };
+            match rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(client) if self.flows.len() < FLOWS_MAX => self.open_flow(client, target),
+                Ok(client) => drop(client),
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    self.spare = None;
+                    drop(rustix::net::accept_with(socket, SocketFlags::CLOEXEC));
+                    self.spare = spare();
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn open_flow(&mut self, client: OwnedFd, target: SocketAddrV4) {
+        let Ok(flow) = Flow::open(client, target) else { return };
+        let id = self.token();
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let watched = self.watch(&flow.client, Token::Flow(id), flags).and_then(|()| self.watch(&flow.upstream, Token::Flow(id), flags));
+        if watched.is_ok() {
+            self.flows.insert(id, flow);
+        }
+    }
+
+    fn advance(&mut self, id: u64) {
+        match self.flows.get_mut(&id).map(Flow::advance) {
+            Some(Progress::Ended) => drop(self.flows.remove(&id)),
+            Some(Progress::Again) if !self.again.contains(&id) => self.again.push(id),
+            _ => (),
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    // The engine starts a netd only when nobody answers at the path: what is there is of a dead one.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    rustix::net::listen(&socket, 16)?;
+    Ok(socket)
+}
+
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// From here on nothing of the machine can be changed: no capability, no way to gain one, and the user nobody where
+/// that is possible (in a user namespace without that user it is not).
+fn give_up_privileges() -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    rustix::thread::set_no_new_privs(true)?;
+    if rustix::process::geteuid().is_root() {
+        let changed = rustix::thread::set_thread_groups(&[])
+            .and_then(|()| rustix::thread::set_thread_res_gid(group, group, group))
+            .and_then(|()| rustix::thread::set_thread_res_uid(user, user, user));
+        match changed {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let none = rustix::thread::CapabilitySet::empty();
+    let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+fn spare() -> Option<OwnedFd> {
+    rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_pack_and_unpack() {
+        for token in [Token::Listener, Token::Engine(1), Token::Port(2), Token::Flow((1 << 56) - 1), Token::Session(9)] {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+}
