@@ -153,6 +153,50 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOEXEC) }).map(drop)
 }
 
+/// Closes one descriptor by its number; meant for a forked child, whose owners of it never run their destructors.
+pub fn close(number: i32) {
+    // SAFETY: the child that calls this does not use the descriptor any more, and ends by execve or _exit.
+    unsafe { libc::close(number) };
+}
+
+/// Closes every descriptor from `first` up except `kept`, which gets sorted; meant for a forked child that is about to execute a program.
+pub fn close_all_but(first: u32, kept: &mut Vec<i32>) {
+    kept.sort_unstable();
+    kept.dedup();
+    let mut from = first;
+    for number in kept.iter().filter_map(|&number| u32::try_from(number).ok()).filter(|&number| number >= first).chain([u32::MAX]) {
+        if from < number {
+            // SAFETY: as in `close`; the last descriptor that is kept ends the range before it.
+            unsafe { libc::syscall(libc::SYS_close_range, from, number - u32::from(number != u32::MAX), 0) };
+        }
+        from = number.saturating_add(1);
+    }
+}
+
+/// Lets `count` descriptors from `first` up survive execve; numbers that are not open are passed over.
+///
+/// # Errors
+/// The errno of fcntl(2), EBADF aside.
+pub fn inherit(first: i32, count: u32) -> Result<(), Errno> {
+    for number in first..first.saturating_add_unsigned(count) {
+        // SAFETY: changes only the descriptor's close-on-exec flag.
+        match checked(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into()) {
+            Ok(_) | Err(Errno::BADF) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Sets the execution domain of the calling process (personality(2)).
+///
+/// # Errors
+/// The errno of personality(2).
+pub fn set_personality(persona: u32) -> Result<(), Errno> {
+    // SAFETY: takes a number; the address layout of this process does not change before its next execve.
+    checked(unsafe { libc::personality(persona.into()) }.into()).map(drop)
+}
+
 /// Makes `target` refer to what `source` refers to, not close-on-exec (dup2(2)); meant for 0, 1 and 2 in a child before it executes a program.
 ///
 /// # Errors

@@ -62,6 +62,9 @@ pub enum Error {
         /// What it was about to do.
         stage: String,
     },
+    /// The container whose namespaces were to be joined has ended.
+    #[error("the container is not running")]
+    NotRunning,
     /// A hook failed.
     #[error("run the {stage} hook {path}: {reason}")]
     Hook {
@@ -136,6 +139,7 @@ impl Classify for Error {
         match self {
             Self::Invalid { .. } | Self::UnknownUser { .. } | Self::Exec { .. } => ErrorKind::InvalidInput,
             Self::Unsupported { .. } => ErrorKind::NotServed,
+            Self::NotRunning => ErrorKind::Conflict,
             Self::Cgroup(error) => error.kind(),
             Self::Step { source: Errno::PERM | Errno::ACCESS, .. } => ErrorKind::Forbidden,
             Self::Step { source: Errno::NOSPC | Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE, .. } => ErrorKind::Unavailable,

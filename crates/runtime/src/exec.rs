@@ -1,10 +1,23 @@
 //! A further process in a running container.
 
-use std::os::fd::BorrowedFd;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
-use rustix::process::Pid;
+use kernel::fork::namespace;
+use kernel::seccomp::Instruction;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid};
 
-use crate::{Result, Running, Stdio, oci};
+use crate::child::{self, Terminal, open_terminal, process};
+use crate::control::{Channel, Message};
+use crate::launch::discard;
+use crate::plan::{self, ProcessPlan};
+use crate::{Error, Result, Running, Stdio, oci, path, source, spaces};
+
+/// What statfs(2) says of a devpts.
+const DEVPTS_SUPER_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
 /// The container to enter.
 #[derive(Debug, Clone, Copy)]
@@ -39,5 +52,123 @@ pub struct Joining {
 /// # Errors
 /// What kept the program from being executed; the process is gone and reaped then.
 pub fn exec(target: &ExecTarget<'_>, process: &oci::Process, stdio: Stdio<'_>, joining: &Joining) -> Result<Running> {
-    todo!()
+    let plan = plan::process(process, &target.spec.linux)?;
+    let profile = target.spec.linux.seccomp.as_ref().filter(|_| !joining.unconfined);
+    let program = source::filter(profile, target.seccomp_program)?;
+    let (ours, theirs) = Channel::pair()?;
+    let into = target.group.map(cgroup::Group::directory).transpose()?.flatten();
+    let entry = Entry { target, process, plan: &plan, program: program.as_deref(), stdio, joining, channel: &theirs };
+    // The pid namespace takes children only: the caller steps in for the fork, and back.
+    let child = spaces::in_joined(&[(namespace::PID, target.pidfd)], || {
+        let body = || entry.run(ours.as_fd());
+        kernel::fork::fork(0, into.as_ref().map(AsFd::as_fd), body).map_err(Error::step("make a process in the container"))
+    })
+    .map_err(gone)?;
+    drop(theirs);
+    let mut tty_master = None;
+    loop {
+        let error = match ours.receive() {
+            Ok(Message::Ready(master)) => {
+                tty_master = master;
+                continue;
+            }
+            Ok(Message::End) => return Ok(Running { pid: child.pid, pidfd: child.pidfd, tty_master, group: None }),
+            Ok(Message::Failed(error)) => error,
+            Ok(_) => Error::ChildLost { stage: "execute its program".into() },
+            Err(errno) => Error::step("listen to the process in the container")(errno),
+        };
+        discard(child.pidfd.as_fd(), None);
+        return Err(gone(error));
+    }
+}
+
+/// A container whose first process has ended cannot be entered, in whichever step the kernel notices.
+fn gone(error: Error) -> Error {
+    match error {
+        Error::Step { source: Errno::SRCH, .. } => Error::NotRunning,
+        Error::Step { step, source: Errno::NOMEM } if step.contains("make a process") => Error::NotRunning,
+        other => other,
+    }
+}
+
+/// What the child needs to know.
+struct Entry<'a> {
+    target: &'a ExecTarget<'a>,
+    process: &'a oci::Process,
+    plan: &'a ProcessPlan,
+    program: Option<&'a [Instruction]>,
+    stdio: Stdio<'a>,
+    joining: &'a Joining,
+    channel: &'a Channel,
+}
+
+impl Entry<'_> {
+    fn run(&self, callers_end: BorrowedFd<'_>) -> i32 {
+        let Err(error) = self.enter(callers_end);
+        // A caller that has gone does not want to know.
+        let _ = self.channel.send(&Message::Failed(error));
+        1
+    }
+
+    fn enter(&self, callers_end: BorrowedFd<'_>) -> Result<Infallible> {
+        kernel::fork::close(callers_end.as_raw_fd());
+        kernel::fork::close_on_exec_from(3).map_err(Error::step("mark descriptors close-on-exec"))?;
+        kernel::fork::reset_signals();
+        if let Some(value) = self.process.oom_score_adj {
+            spaces::write("/proc/self/oom_score_adj", &value.to_string()).map_err(Error::step(format!("set oom_score_adj to {value}")))?;
+        }
+        if let Some(group) = self.target.group {
+            group.join_self(false)?;
+        }
+        // From here on the container's processes could look into this one, if it were dumpable.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Error::step("hide from debuggers"))?;
+        rustix::process::setsid().map_err(Error::step("make a session"))?;
+        child::new_keyring("exec");
+        kernel::ns::join(self.target.pidfd, self.namespaces()?).map_err(Error::step("join the container's namespaces"))?;
+        let user_namespace = self.has_namespace("user");
+        if user_namespace {
+            kernel::caps::set_ids(0, 0, Some(&[])).map_err(Error::step("become root of the user namespace"))?;
+        }
+        let root = open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Error::step("open the container's root"))?;
+        let credentials = child::lookup(root.as_fd(), &self.plan.user, self.joining.user.as_deref(), &self.joining.additional_groups)?;
+        let terminal = match self.stdio {
+            Stdio::Tty { size } => Some(terminal(root.as_fd(), size)?),
+            Stdio::Fds { .. } => None,
+        };
+        if let Some(master) = child::streams(self.stdio, terminal, credentials.choice.uid)? {
+            self.channel.send(&Message::Ready(Some(master))).map_err(Error::step("hand the terminal over"))?;
+        }
+        process::prepare(self.plan)?;
+        let order = process::Order {
+            process: self.plan,
+            credentials: &credentials,
+            program: self.program,
+            init: None,
+            preserve_fds: self.joining.preserve_fds,
+            in_user_namespace: user_namespace,
+        };
+        process::become_program(&order, &[self.channel.as_fd()])
+    }
+
+    fn has_namespace(&self, kind: &str) -> bool {
+        self.target.spec.linux.namespaces.iter().any(|namespace| namespace.kind == kind)
+    }
+
+    /// Joining a namespace one is in already does no harm, users aside; and kernels may lack time namespaces.
+    fn namespaces(&self) -> Result<u64> {
+        let always = namespace::MOUNT | namespace::NET | namespace::IPC | namespace::UTS | namespace::CGROUP | namespace::PID;
+        let optional = [("user", namespace::USER), ("time", namespace::TIME)];
+        Ok(optional.iter().filter(|(kind, _)| self.has_namespace(kind)).fold(always, |flags, (_, flag)| flags | flag))
+    }
+}
+
+/// A terminal of the container's devpts. Whatever lies at that path now, it has to be a devpts and its multiplexer.
+fn terminal(root: BorrowedFd<'_>, size: Option<(u16, u16)>) -> Result<Terminal> {
+    let fail = || Error::step("open /dev/pts of the container");
+    let pts = path::open_in(root, Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY).map_err(fail())?;
+    if rustix::fs::fstatfs(&pts).map_err(fail())?.f_type != DEVPTS_SUPER_MAGIC {
+        return Err(Error::invalid("a terminal is wanted, but the container has no devpts on /dev/pts"));
+    }
+    open_terminal(pts.as_fd(), "ptmx", size)
 }

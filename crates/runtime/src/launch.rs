@@ -1,11 +1,17 @@
 //! Making a container and starting it: the public face of the runtime.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
+use kernel::fork::namespace;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
-use crate::{Result, oci};
+use crate::child::{self, Context};
+use crate::control::{Channel, Message};
+use crate::plan::{self, Given, Plan};
+use crate::source::Sources;
+use crate::{Error, Result, hook, oci, spaces};
 
 /// Everything that a container is made of. [`Launch::new`] fills what is rarely changed.
 #[derive(Debug)]
@@ -134,7 +140,7 @@ pub struct Gate<'a> {
     pub outcome: BorrowedFd<'a>,
 }
 
-/// A container whose first process waits for its start. Dropping it kills the process and reaps it.
+/// A container whose first process waits for its start. When this is dropped the process ends by itself, and the caller still has to reap it.
 #[derive(Debug)]
 pub struct Created {
     /// The first process, in the caller's pid namespace.
@@ -145,6 +151,8 @@ pub struct Created {
     pub tty_master: Option<OwnedFd>,
     /// The control group, made and limited.
     pub group: Option<cgroup::Group>,
+    channel: Channel,
+    after_start: Option<StartHooks>,
 }
 
 /// A process whose program runs. The caller is its parent and reaps it.
@@ -164,10 +172,29 @@ impl Created {
     /// Lets the first process execute its program, and waits until it has (poststart hooks included).
     ///
     /// # Errors
-    /// What kept the program from being executed: [`crate::Error::exit_code`] tells 126 from 127. The process is gone and reaped then, and the control
+    /// What kept the program from being executed: [`Error::exit_code`] tells 126 from 127. The process is gone and reaped then, and the control
     /// group removed.
     pub fn start(self) -> Result<Running> {
-        todo!()
+        let Self { pid, pidfd, tty_master, group, channel, after_start } = self;
+        let outcome = channel.send(&Message::Start).and_then(|()| channel.receive());
+        let result = match outcome {
+            Ok(Message::End) => after_start.map_or(Ok(()), |hooks| hooks.run(pid)),
+            Ok(Message::Failed(error)) => Err(error),
+            Ok(_) | Err(Errno::PIPE) => Err(Error::ChildLost { stage: "execute its program".into() }),
+            Err(errno) => Err(Error::step("start the container")(errno)),
+        };
+        match result {
+            Ok(()) => Ok(Running { pid, pidfd, tty_master, group }),
+            Err(error) => {
+                discard(pidfd.as_fd(), group.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the process up to whoever holds its gate ([`Launch::gate`]): it goes on waiting when the caller has gone.
+    pub fn leave(self) -> (Pid, OwnedFd, Option<cgroup::Group>) {
+        (self.pid, self.pidfd, self.group)
     }
 }
 
@@ -176,10 +203,150 @@ impl Created {
 /// # Errors
 /// The step that failed. Nothing is left behind then: no process, mount or control group.
 pub fn create(launch: &Launch<'_>) -> Result<Created> {
-    todo!()
+    let plan = plan::plan(launch.spec, &given(launch))?;
+    let sources = Sources::open(launch, &plan)?;
+    let (ours, theirs) = Channel::pair()?;
+    let group = make_group(launch)?;
+    let made = fork_child(launch, &plan, &sources, group.as_ref(), &ours, &theirs);
+    drop(theirs);
+    let child = match made {
+        Ok(child) => child,
+        Err(error) => {
+            if let Some(group) = &group {
+                // The first failure is what the caller needs to hear.
+                let _ = group.remove();
+            }
+            return Err(error);
+        }
+    };
+    match await_ready(launch, &plan, &ours, child.pid) {
+        Ok(tty_master) => {
+            let after_start = StartHooks::of(launch);
+            Ok(Created { pid: child.pid, pidfd: child.pidfd, tty_master, group, channel: ours, after_start })
+        }
+        Err(error) => {
+            discard(child.pidfd.as_fd(), group.as_ref());
+            Err(error)
+        }
+    }
 }
 
 /// Runs the `poststop` hooks of a container that has ended; failures are collected, every hook is run.
-pub fn after_stop(spec: &oci::Spec, id: &str, bundle: &Path) -> Vec<crate::Error> {
-    todo!()
+pub fn after_stop(spec: &oci::Spec, id: &str, bundle: &Path) -> Vec<Error> {
+    let state = hook::State { id, bundle, annotations: &spec.annotations, status: "stopped", pid: None };
+    spec.hooks.poststop.iter().filter_map(|one| hook::run("poststop", one, &state).err()).collect()
+}
+
+/// The poststart hooks, kept until the start.
+#[derive(Debug)]
+pub(crate) struct StartHooks {
+    hooks: Vec<oci::Hook>,
+    id: String,
+    bundle: PathBuf,
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl StartHooks {
+    fn of(launch: &Launch<'_>) -> Option<Self> {
+        let hooks = launch.spec.hooks.poststart.clone();
+        let keep = || Self { hooks, id: launch.id.into(), bundle: launch.bundle.into(), annotations: launch.spec.annotations.clone() };
+        (!launch.spec.hooks.poststart.is_empty()).then(keep)
+    }
+
+    fn run(&self, pid: Pid) -> Result<()> {
+        let state = hook::State { id: &self.id, bundle: &self.bundle, annotations: &self.annotations, status: "running", pid: Some(pid) };
+        self.hooks.iter().try_for_each(|one| hook::run("poststart", one, &state))
+    }
+}
+
+fn given(launch: &Launch<'_>) -> Given {
+    let namespaces = launch.namespaces.each().map(|(flag, _)| flag).sum();
+    Given { namespaces, terminal: matches!(launch.stdio, Stdio::Tty { .. }) }
+}
+
+impl<'a> Namespaces<'a> {
+    /// The given ones, with their kind.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (u64, BorrowedFd<'a>)> + use<'a> {
+        let all = [
+            (namespace::USER, self.user),
+            (namespace::NET, self.net),
+            (namespace::IPC, self.ipc),
+            (namespace::UTS, self.uts),
+            (namespace::PID, self.pid),
+            (namespace::TIME, self.time),
+            (namespace::CGROUP, self.cgroup),
+        ];
+        all.into_iter().filter_map(|(flag, fd)| fd.map(|fd| (flag, fd)))
+    }
+}
+
+fn make_group(launch: &Launch<'_>) -> Result<Option<cgroup::Group>> {
+    let Some(wanted) = launch.cgroup else { return Ok(None) };
+    let limits = launch.spec.linux.resources.as_ref().map(crate::resources::limits).transpose()?;
+    let group = cgroup::Group::create(wanted.system, wanted.path)?;
+    if let Some(Err(error)) = limits.map(|limits| group.set(&limits)) {
+        let _ = group.remove();
+        return Err(error.into());
+    }
+    Ok(Some(group))
+}
+
+/// Forks the child in its namespaces; it never returns from here.
+fn fork_child(
+    launch: &Launch<'_>,
+    plan: &Plan,
+    sources: &Sources<'_>,
+    group: Option<&cgroup::Group>,
+    ours: &Channel,
+    theirs: &Channel,
+) -> Result<kernel::fork::Child> {
+    let binds = sources.group_binds(launch, plan, group)?;
+    let into = group.map(cgroup::Group::directory).transpose()?.flatten();
+    let body = || {
+        let context = Context { launch, plan, sources, binds: &binds, group, channel: theirs };
+        child::run(&context, ours.as_fd())
+    };
+    let child = spaces::in_joined(&sources.joined_by_caller(plan), || {
+        kernel::fork::fork(plan.new_namespaces, into.as_ref().map(AsFd::as_fd), body)
+            .map_err(Error::step("make a process in new namespaces"))
+    })?;
+    Ok(child)
+}
+
+/// Serves the child until it has set everything up.
+fn await_ready(launch: &Launch<'_>, plan: &Plan, channel: &Channel, pid: Pid) -> Result<Option<OwnedFd>> {
+    if let Some(maps) = &plan.ids {
+        spaces::write_maps(pid, maps)?;
+        channel.send(&Message::Mapped).map_err(Error::step("speak to the container's first process"))?;
+    }
+    loop {
+        match channel.receive().map_err(Error::step("listen to the container's first process"))? {
+            Message::Ready(tty_master) => return Ok(tty_master),
+            Message::Hooks => {
+                let state = hook::State {
+                    id: launch.id,
+                    bundle: launch.bundle,
+                    annotations: &launch.spec.annotations,
+                    status: "creating",
+                    pid: Some(pid),
+                };
+                let hooks = &launch.spec.hooks;
+                hooks.prestart.iter().try_for_each(|one| hook::run("prestart", one, &state))?;
+                hooks.create_runtime.iter().try_for_each(|one| hook::run("createRuntime", one, &state))?;
+                channel.send(&Message::HooksDone).map_err(Error::step("speak to the container's first process"))?;
+            }
+            Message::Failed(error) => return Err(error),
+            _ => return Err(Error::ChildLost { stage: "set the container up".into() }),
+        }
+    }
+}
+
+/// Ends and reaps a child whose container failed, and removes its group.
+pub(crate) fn discard(pidfd: BorrowedFd<'_>, group: Option<&cgroup::Group>) {
+    // It may have ended by itself already.
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
+    if let Some(group) = group {
+        let _ = group.remove();
+    }
 }

@@ -5,15 +5,21 @@
 //! process must have one thread.
 #![forbid(unsafe_code)]
 
+mod child;
 pub mod cli;
+mod control;
 pub mod default;
 pub mod error;
 pub mod exec;
+mod hook;
 pub mod launch;
 pub mod oci;
+mod path;
 pub mod plan;
 pub mod resources;
 pub mod seccomp;
+mod source;
+mod spaces;
 pub mod user;
 
 pub use error::{Error, Result};

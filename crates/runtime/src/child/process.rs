@@ -1,0 +1,195 @@
+//! The last steps before execve, the same for a container's first process and for an exec: limits, working directory, credentials, filter, program.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use kernel::caps::{self, Sets};
+use kernel::fork::Strings;
+use kernel::seccomp::Instruction;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, setrlimit};
+
+use crate::error::ExecFailure;
+use crate::plan::{ProcessPlan, Rlimit, UserChoice, capability_names};
+use crate::{Error, Result, path};
+
+/// As whom the program runs.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    pub(crate) choice: UserChoice,
+    /// For HOME, when the environment does not have it.
+    pub(crate) home: String,
+}
+
+/// Everything that the last steps need.
+pub(crate) struct Order<'a> {
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) credentials: &'a Credentials,
+    pub(crate) program: Option<&'a [Instruction]>,
+    pub(crate) init: Option<BorrowedFd<'a>>,
+    pub(crate) preserve_fds: u32,
+    pub(crate) in_user_namespace: bool,
+}
+
+/// Where programs are looked for when the environment does not say.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The name under which an init appears in lists of processes.
+const INIT_NAME: &CStr = c"/sbin/docker-init";
+
+/// What can be done, and can fail, before the start is given.
+pub(crate) fn prepare(process: &ProcessPlan) -> Result<()> {
+    for limit in &process.rlimits {
+        set_limit(limit)?;
+    }
+    if let Some(persona) = process.personality {
+        kernel::fork::set_personality(persona).map_err(Error::step("set the execution domain"))?;
+    }
+    change_directory(process)
+}
+
+fn set_limit(limit: &Rlimit) -> Result<()> {
+    let wanted = rustix::process::Rlimit { current: limit.soft, maximum: limit.hard };
+    match setrlimit(limit.resource, wanted) {
+        Err(Errno::PERM) => {
+            let unlimited = |value: Option<u64>| value.map_or("unlimited".to_owned(), |value| value.to_string());
+            let now = unlimited(rustix::process::getrlimit(limit.resource).maximum);
+            let kernel_max = if limit.resource == Resource::Nofile { " (or fs.nr_open)" } else { "" };
+            let name = &limit.name;
+            Err(Error::invalid(format!("{name} cannot be set to {}: this machine allows at most {now}{kernel_max}", unlimited(limit.hard))))
+        }
+        other => other.map_err(Error::step(format!("set {}", limit.name))),
+    }
+}
+
+/// Enters the working directory. It is opened without the links of /proc, and must lie below the root: a directory of
+/// the host that is still open somewhere must not become it (CVE-2024-21626).
+fn change_directory(process: &ProcessPlan) -> Result<()> {
+    let fail = || Error::step(format!("enter the working directory {}", process.cwd.display()));
+    let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail())?;
+    let directory = path::open_in(root.as_fd(), &process.cwd, OFlags::PATH | OFlags::DIRECTORY).map_err(fail())?;
+    rustix::process::fchdir(&directory).map_err(fail())?;
+    let here = rustix::process::getcwd(Vec::new()).map_err(fail())?;
+    if here.to_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("the working directory {} lies outside of the container", process.cwd.display())))
+    }
+}
+
+/// Takes on the credentials and executes the program. Returns only on failure. `kept` are the descriptors over which a failure is reported.
+pub(crate) fn become_program(order: &Order<'_>, kept: &[BorrowedFd<'_>]) -> Result<Infallible> {
+    let process = order.process;
+    let environment = Strings::new(environment(process, &order.credentials.home));
+    let mut kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.extend(order.init.as_ref().map(AsRawFd::as_raw_fd));
+    // A command like /proc/self/fd/7/bin/sh must not find a directory of the host behind 7.
+    kernel::fork::close_all_but(3 + order.preserve_fds, &mut kept);
+    if order.preserve_fds > 0 {
+        kernel::fork::inherit(3, order.preserve_fds).map_err(Error::step("hand descriptors on"))?;
+    }
+    take_credentials(order)?;
+    let arguments = process.args.clone();
+    match order.init {
+        Some(init) => {
+            let arguments = [INIT_NAME.to_owned(), c"--".to_owned()].into_iter().chain(arguments).collect();
+            let failure = kernel::fork::execute_fd(init, &Strings::new(arguments), &environment);
+            failure.map_err(|errno| Error::Exec { command: "init".into(), cause: ExecFailure::Errno(errno) })
+        }
+        None => execute(&Strings::new(arguments), &environment),
+    }
+}
+
+fn environment(process: &ProcessPlan, home: &str) -> Vec<CString> {
+    let mut variables = process.env.clone();
+    if !variables.iter().any(|variable| variable.to_bytes().starts_with(b"HOME=")) {
+        variables.extend(CString::new(format!("HOME={home}")));
+    }
+    variables
+}
+
+/// Bounding set, filter, ids, capabilities. Without no_new_privs a filter needs CAP_SYS_ADMIN, so it is loaded while there is still everything.
+fn take_credentials(order: &Order<'_>) -> Result<()> {
+    let Order { process, credentials, .. } = order;
+    let UserChoice { uid, gid, groups } = &credentials.choice;
+    let wanted = process.capabilities;
+    if let Some(umask) = process.umask {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+    }
+    caps::limit_bounding(wanted.bounding).map_err(Error::step("limit the capabilities"))?;
+    if process.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).map_err(Error::step("set no_new_privs"))?;
+    } else {
+        load_filter(order)?;
+    }
+    caps::keep_on_user_change(true).map_err(Error::step("keep capabilities"))?;
+    caps::set_ids(*uid, *gid, Some(groups)).map_err(|errno| match errno {
+        Errno::INVAL if order.in_user_namespace => {
+            Error::invalid(format!("the user {uid}:{gid} has no id in the container's user namespace"))
+        }
+        errno => Error::step(format!("become the user {uid}:{gid}"))(errno),
+    })?;
+    if wanted.ambient & !(wanted.permitted & wanted.inheritable) != 0 {
+        return Err(Error::invalid("ambient capabilities must be permitted and inheritable too"));
+    }
+    // A user other than root has no capabilities after execve unless they are ambient, so that its effective set does not matter, as with Docker.
+    let sets = Sets { effective: wanted.effective, permitted: wanted.permitted, inheritable: wanted.inheritable };
+    caps::set(&sets).map_err(|errno| capability_failure(&sets, errno))?;
+    caps::set_ambient(wanted.ambient).map_err(Error::step("set the ambient capabilities"))?;
+    if process.no_new_privileges { load_filter(order) } else { Ok(()) }
+}
+
+fn load_filter(order: &Order<'_>) -> Result<()> {
+    let Some(program) = order.program else { return Ok(()) };
+    kernel::seccomp::load(program, order.process.seccomp_flags.unwrap_or(0)).map_err(Error::step("load the seccomp filter"))
+}
+
+/// Names what this machine does not have to give.
+fn capability_failure(sets: &Sets, errno: Errno) -> Error {
+    let have = caps::current().map(|now| now.permitted).unwrap_or(u64::MAX);
+    let missing = (sets.permitted | sets.effective | sets.inheritable) & !have;
+    if errno == Errno::PERM && missing != 0 {
+        return Error::invalid(format!("{} cannot be given: this machine does not have it", capability_names(missing)));
+    }
+    Error::step("set the capabilities")(errno)
+}
+
+/// Executes the first argument: by its path, or looked for in the folders of PATH.
+fn execute(arguments: &Strings, environment: &Strings) -> Result<Infallible> {
+    let Some(name) = arguments.as_slice().first().map(CString::as_c_str) else { return Err(Error::invalid("no command specified")) };
+    let fail = |cause| Error::Exec { command: name.to_string_lossy().into_owned(), cause };
+    if name.to_bytes().contains(&b'/') {
+        return attempt(name, arguments, environment).map_err(fail);
+    }
+    let path =
+        environment.as_slice().iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH_DEFAULT.as_bytes());
+    let mut refused = None;
+    for folder in path.split(|byte| *byte == b':') {
+        let folder: &[u8] = if folder.is_empty() { b"." } else { folder };
+        let Ok(candidate) = CString::new([folder, b"/", name.to_bytes()].concat()) else { continue };
+        match attempt(&candidate, arguments, environment) {
+            Ok(never) => match never {},
+            Err(ExecFailure::Errno(Errno::NOENT | Errno::NOTDIR) | ExecFailure::Directory) if !exists(&candidate) => {}
+            Err(ExecFailure::Directory) => {}
+            Err(cause @ ExecFailure::Errno(Errno::ACCESS)) => refused = refused.or(Some(cause)),
+            Err(cause) => return Err(fail(cause)),
+        }
+    }
+    Err(fail(refused.unwrap_or(ExecFailure::NotInPath)))
+}
+
+/// A script whose interpreter is missing gives ENOENT too, though the file is there.
+fn exists(candidate: &CStr) -> bool {
+    rustix::fs::stat(candidate).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory)
+}
+
+fn attempt(path: &CStr, arguments: &Strings, environment: &Strings) -> std::result::Result<Infallible, ExecFailure> {
+    let failure = kernel::fork::execute(path, arguments, environment);
+    failure.map_err(|errno| {
+        let directory = errno == Errno::ACCESS
+            && rustix::fs::stat(path)
+                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory);
+        if directory { ExecFailure::Directory } else { ExecFailure::Errno(errno) }
+    })
+}

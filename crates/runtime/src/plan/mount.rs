@@ -1,0 +1,198 @@
+//! Mounts: what a list of options means.
+
+use std::path::{Path, PathBuf};
+
+use kernel::mount::{Propagation, attribute};
+
+use super::clean;
+use crate::{Error, Result, oci};
+
+/// One mount, ready to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MountStep {
+    /// Where, inside: absolute and clean.
+    pub target: PathBuf,
+    /// What.
+    pub filesystem: Filesystem,
+    /// Attributes of the mount to set.
+    pub set: u64,
+    /// Attributes to clear.
+    pub clear: u64,
+    /// Attributes to set on it and everything below.
+    pub set_recursive: u64,
+    /// Attributes to clear on it and everything below.
+    pub clear_recursive: u64,
+    /// How mounts below it spread, and whether that holds for the whole tree.
+    pub propagation: Option<(Propagation, bool)>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filesystem {
+    /// A part of the host's tree.
+    Bind {
+        /// Path on the host.
+        source: PathBuf,
+        /// With what is mounted below it.
+        recursive: bool,
+        /// Ids are mapped through the container's user namespace.
+        idmap: bool,
+    },
+    /// The container's own view of its control groups.
+    Cgroup,
+    /// A new instance.
+    New {
+        /// Type.
+        kind: String,
+        /// Source, if any.
+        source: String,
+        /// Parameters: flags without, strings with a value.
+        parameters: Vec<(String, Option<String>)>,
+    },
+}
+
+impl MountStep {
+    /// Words for error messages.
+    pub fn name(&self) -> String {
+        match &self.filesystem {
+            Filesystem::Bind { source, .. } => format!("mount {} on {}", source.display(), self.target.display()),
+            Filesystem::Cgroup => format!("mount the control groups on {}", self.target.display()),
+            Filesystem::New { kind, .. } => format!("mount {kind} on {}", self.target.display()),
+        }
+    }
+}
+
+/// Below /proc, only these files may be covered: what shows a container its limits.
+const PROC_TARGETS: [&str; 13] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/cap_last_cap",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/kernel/random/boot_id",
+    "/proc/uptime",
+];
+
+pub(super) fn is_bind(mount: &oci::Mount) -> bool {
+    mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
+}
+
+/// What `mount` asks for.
+pub(super) fn step(mount: &oci::Mount) -> Result<MountStep> {
+    if !mount.destination.is_absolute() && mount.destination.as_os_str().is_empty() {
+        return Err(Error::invalid("a mount has no destination"));
+    }
+    let target = clean(&mount.destination);
+    if target == Path::new("/") {
+        return Err(Error::invalid("nothing can be mounted on the container's root"));
+    }
+    if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
+        return Err(Error::unsupported(format!("the mount on {} has id mappings of its own, which is not supported", target.display())));
+    }
+    let bind = is_bind(mount);
+    let mut step =
+        MountStep { target, filesystem: Filesystem::Cgroup, set: 0, clear: 0, set_recursive: 0, clear_recursive: 0, propagation: None };
+    let (mut recursive, mut idmap) = (false, false);
+    let mut parameters = Vec::new();
+    for option in &mount.options {
+        match option.as_str() {
+            "bind" | "defaults" | "async" | "nomand" | "noiversion" | "" => {}
+            "rbind" => recursive = true,
+            "idmap" | "ridmap" if bind => idmap = true,
+            "tmpcopyup" => return Err(Error::unsupported(format!("the mount option {option:?} is not supported"))),
+            option if attributes(option, &mut step) || propagation(option, &mut step) => {}
+            option if bind => {
+                return Err(Error::invalid(format!("{option:?} is not an option of a bind mount (on {})", step.target.display())));
+            }
+            option => parameters.push(match option.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (option.to_owned(), None),
+            }),
+        }
+    }
+    step.filesystem = match mount.kind.as_str() {
+        _ if bind && !Path::new(&mount.source).is_absolute() => {
+            return Err(Error::invalid(format!(
+                "the source {:?} of the mount on {} is not an absolute path",
+                mount.source,
+                step.target.display()
+            )));
+        }
+        _ if bind => Filesystem::Bind { source: mount.source.clone().into(), recursive, idmap },
+        "cgroup" | "cgroup2" => Filesystem::Cgroup,
+        "" => return Err(Error::invalid(format!("the mount on {} has no type", step.target.display()))),
+        kind => Filesystem::New { kind: kind.to_owned(), source: mount.source.clone(), parameters },
+    };
+    if step.target.starts_with("/proc")
+        && step.target != Path::new("/proc")
+        && !PROC_TARGETS.iter().any(|allowed| step.target == Path::new(allowed))
+    {
+        return Err(Error::invalid(format!("{} cannot be covered by a mount: it is inside /proc", step.target.display())));
+    }
+    Ok(step)
+}
+
+/// Options that are attributes of a mount: the name, whether it sets or clears, and the attribute. With an `r` before it the whole tree is meant.
+fn attributes(option: &str, step: &mut MountStep) -> bool {
+    const TABLE: [(&str, bool, u64); 16] = [
+        ("ro", true, attribute::RDONLY),
+        ("rw", false, attribute::RDONLY),
+        ("nosuid", true, attribute::NOSUID),
+        ("suid", false, attribute::NOSUID),
+        ("nodev", true, attribute::NODEV),
+        ("dev", false, attribute::NODEV),
+        ("noexec", true, attribute::NOEXEC),
+        ("exec", false, attribute::NOEXEC),
+        ("noatime", true, attribute::NOATIME),
+        ("strictatime", true, attribute::STRICTATIME),
+        ("relatime", true, 0),
+        ("atime", true, 0),
+        ("nodiratime", true, attribute::NODIRATIME),
+        ("diratime", false, attribute::NODIRATIME),
+        ("nosymfollow", true, attribute::NOSYMFOLLOW),
+        ("symfollow", false, attribute::NOSYMFOLLOW),
+    ];
+    let find = |name: &str| TABLE.iter().find(|(known, ..)| *known == name);
+    // `relatime` begins with an r of its own, so the plain names go first.
+    let (found, recursive) = match (find(option), option.strip_prefix('r').and_then(find)) {
+        (Some(found), _) => (found, false),
+        (None, Some(found)) => (found, true),
+        (None, None) => return matches!(option, "norelatime" | "nostrictatime"),
+    };
+    let (set, clear) = if recursive { (&mut step.set_recursive, &mut step.clear_recursive) } else { (&mut step.set, &mut step.clear) };
+    let &(_, sets, bits) = found;
+    // The modes of access times share one field: a new mode replaces it.
+    if bits == 0 || bits & attribute::ATIME != 0 {
+        *set = *set & !attribute::ATIME | bits;
+        *clear |= attribute::ATIME;
+    } else if sets {
+        *set |= bits;
+        *clear &= !bits;
+    } else {
+        *clear |= bits;
+        *set &= !bits;
+    }
+    true
+}
+
+fn propagation(option: &str, step: &mut MountStep) -> bool {
+    let (kind, recursive) = match option {
+        "private" => (Propagation::Private, false),
+        "rprivate" => (Propagation::Private, true),
+        "slave" => (Propagation::Slave, false),
+        "rslave" => (Propagation::Slave, true),
+        "shared" => (Propagation::Shared, false),
+        "rshared" => (Propagation::Shared, true),
+        "unbindable" => (Propagation::Unbindable, false),
+        "runbindable" => (Propagation::Unbindable, true),
+        _ => return false,
+    };
+    step.propagation = Some((kind, recursive));
+    true
+}
