@@ -196,17 +196,17 @@ impl Engine {
             .args(&self.flags)
             .spawn(Stdio::from(log.try_clone()?), Stdio::from(log))?;
         self.child = Some(child);
-        let ready = self.wait_until_ready();
-        if let Some(pid) = self.pid() {
-            self.mark.learn_cgroup(pid);
-        }
-        ready
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let socket = self.socket();
         let deadline = Instant::now() + Duration::from_secs(READY_SECS);
         loop {
+            if let Some(pid) = self.pid() {
+                // In every round: one that ends while it comes up may leave something, too.
+                self.mark.learn_cgroup(pid);
+            }
             if UnixStream::connect(&socket).is_ok() && http::unix(&socket, "GET", "/_ping", "").is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
@@ -239,7 +239,8 @@ impl Engine {
                 drop(self.cais().args(["rm", "-f", "-v"]).args(ids.split_whitespace()).run());
             }
             if let Some(pid) = Pid::from_raw(i32::try_from(child.id())?) {
-                kill_process(pid, Signal::TERM)?;
+                // An engine that never came up has ended by itself.
+                let _ = kill_process(pid, Signal::TERM);
             }
             if sh::wait(&mut child, Instant::now() + END_TIMEOUT)?.is_none() {
                 eprintln!("the engine did not end at SIGTERM within {END_TIMEOUT:?}; it said: {}", self.log());

@@ -60,6 +60,8 @@ fn docker_version() -> Result<String> {
 
 /// Builds the binary under test and the tests; answers where the binary is.
 fn build(nextest: Option<&Path>) -> Result<PathBuf> {
+    // Of other platforms too: the check of licences works offline and wants the whole graph.
+    cargo().args(["fetch", "--quiet", "--locked"]).pass()?;
     cargo().args(["build", "--quiet", "--locked", "-p", "cais"]).pass()?;
     match nextest {
         Some(nextest) => Cmd::new(nextest).args(["nextest", "run", "--locked", "--workspace", "--no-run", "--cargo-quiet"]).pass()?,

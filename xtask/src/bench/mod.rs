@@ -19,6 +19,7 @@ use std::time::Duration;
 use tests::image;
 use tests::sh::Cmd;
 
+/// Set for the program that runs inside the namespaces: the folder of everything that it makes.
 const INSIDE: &str = "CAIS_BENCH_INSIDE";
 const HUGETLB: &str = "/sys/fs/cgroup/hugetlb";
 const PEER_GROUPS: [&str; 6] = ["docker", "libpod_parent", "libpod", "bench-cais", "bench-crun", "bench-runc"];
@@ -40,13 +41,9 @@ const QUICK: Size = Size { runs: 7, execs: 7, many: 10, listed: 50, idle: 8 };
 /// Runs the benchmark, prints its table, and writes the samples and the plot.
 pub fn run(quick: bool) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the benchmark makes containers: run it as root");
-    if std::env::var_os(INSIDE).is_none() {
-        return outside(quick);
-    }
+    let Some(dir) = std::env::var_os(INSIDE).map(PathBuf::from) else { return outside(quick) };
     Cmd::new("ip").args(["link", "set", "lo", "up"]).ok()?;
     let hugetlb = mount_hugetlb();
-    let dir = std::env::temp_dir().join(format!("cais-bench-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
     let foreign = peer_groups();
     let outcome = measure(if quick { &QUICK } else { &FULL }, &dir);
     for group in peer_groups().difference(&foreign) {
@@ -58,7 +55,6 @@ pub fn run(quick: bool) -> Result<()> {
         let _ = rustix::mount::unmount(HUGETLB, rustix::mount::UnmountFlags::empty());
         drop(fs::remove_dir(HUGETLB));
     }
-    drop(fs::remove_dir_all(&dir));
     let report = outcome?;
     report.print();
     report.write(Path::new(OUT))
@@ -72,7 +68,12 @@ fn outside(quick: bool) -> Result<()> {
     let own = std::env::current_exe()?;
     let unshare = Cmd::new("unshare").args(["--mount", "--net", "--propagation", "private"]).arg(own).arg("bench");
     let unshare = if quick { unshare.arg("--quick") } else { unshare };
-    unshare.env(INSIDE, "1").env("CAIS_BIN", built("release")?.join("cais")).pass()
+    let dir = std::env::temp_dir().join(format!("cais-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let outcome = unshare.env(INSIDE, &dir).env("CAIS_BIN", built("release")?.join("cais")).pass();
+    // Only out here, where what the peers left mounted is not.
+    drop(fs::remove_dir_all(&dir));
+    outcome
 }
 
 /// crun refuses hybrid control groups without a v1 hierarchy of hugetlb.
