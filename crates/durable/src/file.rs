@@ -109,10 +109,19 @@ pub fn publish_dir(staged: &Path, path: &Path) -> Result<()> {
     fs::renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE).map_err(|error| Error::new("publish", path, error))?;
     fail_point("durable.dir.renamed");
     sync_dir(parent(path))?;
-    if parent(staged) != parent(path) {
-        sync_dir(parent(staged))?;
+    if parent(staged) != parent(path) { sync_dir(parent(staged)) } else { Ok(()) }
+}
+
+/// Like [`publish_dir`] for several directories at once (staged, final), which share one wait for the disk. When one fails, those before it have their final names.
+pub fn publish_dirs(moves: &[(PathBuf, PathBuf)]) -> Result<()> {
+    for (staged, path) in moves {
+        fs::renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE).map_err(|error| Error::new("publish", path, error))?;
+        fail_point("durable.dir.renamed");
     }
-    Ok(())
+    let mut parents: Vec<&Path> = moves.iter().flat_map(|(staged, path)| [parent(path), parent(staged)]).collect();
+    parents.sort();
+    parents.dedup();
+    parents.into_iter().try_for_each(sync_dir)
 }
 
 /// Syncs a directory, so that the names in it survive a power cut.

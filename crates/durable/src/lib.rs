@@ -12,8 +12,8 @@ mod remove;
 pub use error::Error;
 pub use fail::fail_point;
 pub use file::{
-    Lock, StagedFile, create_dir, create_dir_all, is_staged, preallocate, publish_dir, sync_dir, sync_filesystem, write_atomic,
-    write_volatile,
+    Lock, StagedFile, create_dir, create_dir_all, is_staged, preallocate, publish_dir, publish_dirs, sync_dir, sync_filesystem,
+    write_atomic, write_volatile,
 };
 pub use remove::{entomb, remove_tree, sweep};
 

@@ -13,6 +13,8 @@ pub(crate) mod kind {
     pub const LAYER: &str = "layer";
     pub const NAME: &str = "name";
     pub const VOLUME: &str = "volume";
+    /// A volume whose directory is still to be removed.
+    pub const VOLUME_GRAVE: &str = "volume-grave";
 }
 
 /// Everything that images consist of, at one moment.

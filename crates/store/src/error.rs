@@ -144,7 +144,15 @@ pub enum Error {
     /// A volume name of one character.
     #[error("create {0}: volume name is too short, names should be at least two alphanumeric characters")]
     VolumeNameShort(String),
-    /// A volume driver or option that is not served.
+    /// A volume driver that is not there, in Docker's words.
+    #[error("create {name}: error looking up volume plugin {driver}: plugin {driver:?} not found")]
+    NoSuchVolumeDriver {
+        /// The volume.
+        name: String,
+        /// The driver asked for.
+        driver: String,
+    },
+    /// An option of a volume driver that is not served.
     #[error("{0}")]
     VolumeOptions(String),
     /// No snapshot belongs to that container.
@@ -189,7 +197,9 @@ impl Classify for Error {
             Self::AmbiguousImage { .. } | Self::Reference(_) | Self::Invalid { .. } | Self::Change(_) | Self::DigestMismatch { .. } => {
                 ErrorKind::InvalidInput
             }
-            Self::VolumeName(_) | Self::VolumeNameShort(_) | Self::VolumeOptions(_) => ErrorKind::InvalidInput,
+            Self::VolumeName(_) | Self::VolumeNameShort(_) => ErrorKind::InvalidInput,
+            Self::VolumeOptions(_) => ErrorKind::NotServed,
+            Self::NoSuchVolumeDriver { .. } => ErrorKind::NotFound,
             Self::ImageInUse(_) | Self::SnapshotExists(_) => ErrorKind::Conflict,
             Self::Locked { .. } => ErrorKind::Unavailable,
             Self::Durable(error) => error.kind(),
