@@ -111,6 +111,16 @@ pub fn start(session: &Session, connection: Hijacked) -> Result<Running> {
     Ok(Running { events, sender, _raw: raw })
 }
 
+/// Makes a program that runs in the container's terminal draw itself anew: it does so when the size changes, so the size is changed and set right
+/// afterwards by [`follow_signals`].
+pub fn redraw(client: &Client, session: &Session) {
+    if session.tty
+        && let Some((rows, columns)) = terminal::size()
+    {
+        resize_to(client, &session.target, rows.saturating_add(1), columns.saturating_add(1));
+    }
+}
+
 /// Hands signals on from now, and the terminal's size now and whenever it changes.
 pub fn follow_signals(client: &Client, session: &Session, queue: Option<SignalQueue>, events: Sender<Event>) {
     let (client, target, forward) = (client.clone(), session.target.clone(), session.forward_signals);
@@ -159,6 +169,10 @@ pub fn parse_detach_keys(given: Option<&str>) -> Result<Vec<u8>> {
 
 fn resize(client: &Client, target: &Target) -> bool {
     let Some((rows, columns)) = terminal::size() else { return true };
+    resize_to(client, target, rows, columns)
+}
+
+fn resize_to(client: &Client, target: &Target, rows: u16, columns: u16) -> bool {
     let path = match target {
         Target::Container(id) => format!("/containers/{}/resize", encode(id)),
         Target::Exec(id) => format!("/exec/{}/resize", encode(id)),

@@ -35,9 +35,8 @@ impl Command {
         format!("{program} {path} {}", self.usage).trim_end().to_owned()
     }
 
-    /// The whole help page.
-    pub fn help(&self, program: &str) -> String {
-        let path = self.paths[0];
+    /// The whole help page, under the name that was typed.
+    pub fn help(&self, program: &str, path: &str) -> String {
         let mut text = format!("Usage:  {}\n\n{}\n", self.usage_line(program, path), self.about);
         if self.paths.len() > 1 {
             let names: Vec<String> = self.paths.iter().map(|path| format!("{program} {path}")).collect();

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -31,8 +30,6 @@ pub struct Context {
     pub host: Option<String>,
     /// `-D`.
     pub debug: bool,
-    /// `--config`, if given.
-    pub config: Option<PathBuf>,
     /// See [`Hooks`].
     pub hooks: &'static Hooks,
     client: OnceCell<Client>,
@@ -65,7 +62,7 @@ impl Exit {
 impl Context {
     /// Nothing is opened yet.
     pub fn new(program: String, hooks: &'static Hooks) -> Self {
-        Self { program, host: None, debug: false, config: None, hooks, client: OnceCell::new() }
+        Self { program, host: None, debug: false, hooks, client: OnceCell::new() }
     }
 
     /// The engine's client, connected. Where nothing listens on the default socket an engine is started, once.
@@ -113,6 +110,12 @@ impl Context {
     /// Reports an error once, with its causes and its way out.
     pub fn report(&self, error: &anyhow::Error) {
         self.warn(&describe(error));
+        if self.debug {
+            let status = error.chain().find_map(|level| level.downcast_ref::<client::Error>()?.status());
+            let version = self.client.get().map_or_else(|| "none yet".to_owned(), |client| client.version().to_string());
+            let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+            self.warn(&format!("debug: engine {}, API version {version}, status {status}", self.endpoint_text().0));
+        }
     }
 
     /// Does something to each name; reports each failure and goes on. The exit code is 1 if anything failed.

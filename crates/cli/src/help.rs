@@ -41,7 +41,7 @@ pub fn topic(context: &Context, words: &[String]) -> Result<i32> {
         return Ok(0);
     }
     match crate::commands::find(words) {
-        Some((command, _)) => print(&command.help(&context.program))?,
+        Some((command, rest)) => print(&command.help(&context.program, &words[..words.len() - rest.len()].join(" ")))?,
         None => match GROUPS.iter().find(|(name, _)| *name == words[0]) {
             Some((name, about)) if words.len() == 1 => print(&group_page(context, name, about))?,
             _ => return unknown(context, words),

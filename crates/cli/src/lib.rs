@@ -22,7 +22,7 @@ use std::ffi::OsString;
 
 use command::Command;
 use context::{Context, Exit};
-use flags::{Flag, Matches, switch, text};
+use flags::{Flag, switch, text};
 
 pub use command::flag_lines;
 pub use context::{DEFAULT_ENDPOINT, Hooks};
@@ -32,13 +32,15 @@ const MISUSE: i32 = 125;
 /// Exit code that a shell shows for a program that ended by SIGPIPE.
 const BROKEN_PIPE: i32 = 141;
 
+const LOG_LEVELS: &[&str] = &["debug", "info", "warn", "error", "fatal"];
+
 /// Flags before the command.
 const GLOBAL_FLAGS: &[Flag] = &[
-    text("config", None, "Folder of the client's configuration"),
-    switch("debug", Some('D'), "Say more about what goes wrong"),
+    text("config", None, "Taken for Docker's sake; nothing is read from that folder"),
+    switch("debug", Some('D'), "Say with each error which engine answered, and how"),
     switch("help", None, "Show help"),
     text("host", Some('H'), "Engine to talk to: unix:///PATH or tcp://HOST:PORT"),
-    text("log-level", Some('l'), "How much to log: debug, info, warn, error, fatal"),
+    text("log-level", Some('l'), "What to say: debug (like -D), info, warn, error or fatal"),
     switch("version", Some('v'), "Show the version and end"),
 ];
 
@@ -80,7 +82,14 @@ fn dispatch(context: &mut Context, args: &[String]) -> anyhow::Result<i32> {
             return Ok(MISUSE);
         }
     };
-    take_globals(context, &globals);
+    if let Some(level) = globals.text("log-level")
+        && !LOG_LEVELS.contains(&level)
+    {
+        eprintln!("{}: unknown log level {level:?}: expected one of {}", context.program, LOG_LEVELS.join(", "));
+        return Ok(MISUSE);
+    }
+    context.host = globals.text("host").map(str::to_owned);
+    context.debug = globals.on("debug") || globals.text("log-level") == Some("debug");
     if globals.on("version") {
         context::print(&format!("{} version {}\n", capitalised(&context.program), env!("CARGO_PKG_VERSION")))?;
         return Ok(0);
@@ -100,16 +109,10 @@ fn dispatch(context: &mut Context, args: &[String]) -> anyhow::Result<i32> {
     help::unknown(context, words)
 }
 
-fn take_globals(context: &mut Context, globals: &Matches) {
-    context.host = globals.text("host").map(str::to_owned);
-    context.debug = globals.on("debug");
-    context.config = globals.text("config").map(Into::into);
-}
-
 fn run(context: &Context, command: &'static Command, typed: &str, args: &[String]) -> anyhow::Result<i32> {
     let program = &context.program;
     if wants_help(command, args) {
-        context::print(&command.help(program))?;
+        context::print(&command.help(program, typed))?;
         return Ok(0);
     }
     let usage = format!("Usage:  {}\n\nRun '{program} {typed} --help' for more information", command.usage_line(program, typed));

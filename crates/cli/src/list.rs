@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::context::print;
+use crate::context::{Exit, print};
 use crate::table;
 use crate::template::Template;
 
@@ -79,7 +79,7 @@ pub fn filters(given: &[&str]) -> Result<Option<String>> {
     let mut map: Map<String, Value> = Map::new();
     for filter in given {
         let Some((key, value)) = filter.split_once('=') else {
-            anyhow::bail!("invalid filter {filter:?}: expected KEY=VALUE");
+            return Err(Exit::with(125, format!("invalid argument {filter:?} for \"--filter\" flag: expected KEY=VALUE")));
         };
         let values = map.entry(key.trim().to_lowercase()).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(values) = values {

@@ -115,6 +115,19 @@ pub fn local_moment(seconds: i64) -> String {
     moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
+/// The same in RFC 3339: `2026-01-02T15:04:05Z`.
+pub fn local_rfc3339(seconds: i64) -> String {
+    let Ok(moment) = Timestamp::from_second(seconds) else { return String::new() };
+    let text = moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+    text.strip_suffix("+00:00").map(|plain| format!("{plain}Z")).unwrap_or(text)
+}
+
+/// A moment in RFC 3339 as Go shows one: `2026-01-02 15:04:05.678 +0000 UTC`; other texts as they are.
+pub fn go_moment(rfc3339: &str) -> String {
+    let Ok(moment) = rfc3339.parse::<Timestamp>() else { return rfc3339.to_owned() };
+    moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.f %z %Z").to_string()
+}
+
 /// What `--since` and `--until` take, as `seconds.nanoseconds`: a Unix time as it is, a Go duration (`10m`) back from now, or a date with an optional time and zone.
 pub fn parse_moment(text: &str) -> Result<String, String> {
     let stamp = |moment: Timestamp| format!("{}.{:09}", moment.as_second(), moment.subsec_nanosecond());

@@ -60,6 +60,7 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
     let connection = session::attach(client, id, &session, false, m.text("detach-keys"))?;
     let running = attach::start(&session, connection)?;
     session::wait(client, id, "not-running", running.sender.clone())?;
+    attach::redraw(client, &session);
     attach::follow_signals(client, &session, queue, running.sender.clone());
     session::follow(&running, true)
 }

@@ -90,7 +90,7 @@ fn reclaimable(freed: i64, bytes: i64) -> String {
 
 fn verbose(usage: &Value) -> Result<String> {
     let render = |format: &str, headers: &[(&str, &str)], rows: Vec<Row>| Style::parse(Some(format), "")?.render(headers, &rows);
-    let image_rows = items(usage, "Images").flat_map(|image| images::rows(image, false, false)).collect();
+    let image_rows = items(usage, "Images").filter_map(|image| images::rows(image, false, false).into_iter().next()).collect();
     let container_rows = items(usage, "Containers")
         .map(|container| {
             let mut row = ps::row(container, false);

@@ -58,8 +58,8 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
             let (then, bytes) = (int(layer, "/Created"), int(layer, "/Size"));
             Row::new([
                 ("ID", if full { id.to_owned() } else { short_id(id).to_owned() }),
-                ("CreatedSince", if human { units::ago(then) } else { units::local_moment(then) }),
-                ("CreatedAt", units::local_moment(then)),
+                ("CreatedSince", if human { units::ago(then) } else { units::local_rfc3339(then) }),
+                ("CreatedAt", units::local_rfc3339(then)),
                 ("CreatedBy", if full { instruction } else { ellipsis(&instruction, CREATED_BY_WIDTH) }),
                 ("Size", if human { units::size(bytes) } else { bytes.to_string() }),
                 ("Comment", field(layer, "/Comment").to_owned()),

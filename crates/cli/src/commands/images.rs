@@ -107,7 +107,7 @@ fn row(image: &Value, [repository, tag, digest]: [&str; 3], full_ids: bool) -> R
     let id = field(image, "/Id");
     let (then, bytes, shared) = (int(image, "/Created"), int(image, "/Size"), int(image, "/SharedSize"));
     let count = image["Containers"].as_i64().filter(|count| *count >= 0);
-    let known = |bytes: i64| if shared < 0 { "N/A".to_owned() } else { units::size(bytes) };
+    let known = |bytes: i64| if shared < 0 { "N/A".to_owned() } else { units::size4(bytes) };
     let mut row = Row::new([
         ("ID", if full_ids { id.to_owned() } else { short_id(id).to_owned() }),
         ("Repository", repository.to_owned()),
@@ -118,7 +118,7 @@ fn row(image: &Value, [repository, tag, digest]: [&str; 3], full_ids: bool) -> R
         ("Size", units::size(bytes)),
         ("SharedSize", known(shared)),
         ("UniqueSize", known(bytes - shared)),
-        ("VirtualSize", units::size(bytes)),
+        ("VirtualSize", units::size4(bytes)),
         ("Containers", count.map_or("N/A".to_owned(), |count| count.to_string())),
     ]);
     row.labels = image["Labels"].as_object().cloned();

@@ -185,15 +185,13 @@ mod tests {
 
     #[test]
     fn help_pages() {
-        let pages: Vec<String> = ALL.iter().map(|command| command.help("cais")).collect();
-        let snapshot = include_str!("help.txt");
-        assert_eq!(pages.join("\n---\n"), snapshot, "run the test `write_help_snapshot` with --ignored after a change of flags");
-    }
-
-    #[test]
-    #[ignore = "writes the snapshot of the help pages"]
-    fn write_help_snapshot() {
-        let pages: Vec<String> = ALL.iter().map(|command| command.help("cais")).collect();
-        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/help.txt"), pages.join("\n---\n")).expect("written");
+        let pages: Vec<String> = ALL.iter().map(|command| command.help("cais", command.paths[0])).collect();
+        let pages = pages.join("\n---\n");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/help.txt");
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(path, &pages).expect("written");
+        }
+        let snapshot = std::fs::read_to_string(path).expect("the snapshot");
+        assert_eq!(pages, snapshot, "after a wanted change run the test again with UPDATE_SNAPSHOTS=1");
     }
 }

@@ -9,6 +9,7 @@ use crate::context::{Context, print};
 use crate::flags::{Flag, Matches, list, switch, text};
 use crate::list::text as field;
 use crate::list::{Row, Style, filters, join_labels, short_id};
+use crate::units;
 
 const FLAGS: &[Flag] = &[
     list("filter", Some('f'), "Only those that match (driver=…, name=…, …)"),
@@ -25,6 +26,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("Name", "NAME"),
     ("Driver", "DRIVER"),
     ("Scope", "SCOPE"),
+    ("IPv4", "IPV4"),
     ("IPv6", "IPV6"),
     ("Internal", "INTERNAL"),
     ("Labels", "LABELS"),
@@ -51,10 +53,11 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
                 ("Name", field(network, "/Name").to_owned()),
                 ("Driver", field(network, "/Driver").to_owned()),
                 ("Scope", field(network, "/Scope").to_owned()),
+                ("IPv4", (network["EnableIPv4"] == true).to_string()),
                 ("IPv6", (network["EnableIPv6"] == true).to_string()),
                 ("Internal", (network["Internal"] == true).to_string()),
                 ("Labels", join_labels(network["Labels"].as_object())),
-                ("CreatedAt", field(network, "/Created").to_owned()),
+                ("CreatedAt", units::go_moment(field(network, "/Created"))),
             ]);
             row.labels = network["Labels"].as_object().cloned();
             row

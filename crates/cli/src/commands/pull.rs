@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use client::Request;
 use types::reference::ImageRef;
 
@@ -52,8 +52,6 @@ fn pull(context: &Context, image: &ImageRef, platform: Option<&str>, target: &mu
     let Some(tag) = tag else { bail!("{image} has neither tag nor digest") };
     let request =
         Request::post("/images/create").query("fromImage", image.familiar_name()).query("tag", tag).query_opt("platform", platform);
-    let response = context.client()?.send(request)?;
-    progress::show(response, target, &mut |_| {})?;
-    target.out.flush()?;
-    Ok(())
+    let response = context.client()?.send(request).with_context(|| format!("cannot pull {}", image.familiar()))?;
+    progress::show(response, target, &mut |_| {}).with_context(|| format!("cannot pull {}", image.familiar()))
 }

@@ -1,6 +1,7 @@
 //! A container's first process with our streams: what `run`, `start -a` and `attach` have in common.
 
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use client::{Client, Hijacked, Request};
@@ -12,6 +13,10 @@ use crate::list::{int, text};
 
 /// Shells show the end by signal N as 128 + N.
 pub const SIGNAL_EXIT_BASE: i32 = 128;
+
+/// How long an engine may be away while its containers run on.
+const ENGINE_ABSENCE_MAX: Duration = Duration::from_secs(60);
+const ENGINE_ABSENCE_POLL: Duration = Duration::from_millis(100);
 
 /// Attaches to a container's streams.
 pub fn attach(client: &Client, id: &str, session: &Session, logs: bool, detach_keys: Option<&str>) -> Result<Hijacked> {
@@ -27,13 +32,37 @@ pub fn attach(client: &Client, id: &str, session: &Session, logs: bool, detach_k
 
 /// Begins to wait for the container: once this returns the engine knows, so that an end right after the start is not missed.
 pub fn wait(client: &Client, id: &str, condition: &str, events: Sender<Event>) -> Result<()> {
-    let response = client.send(Request::post(container_path(id, "/wait")?).query("condition", condition))?;
+    let path = container_path(id, "/wait")?;
+    let response = client.send(Request::post(path.as_str()).query("condition", condition))?;
+    // What ends while the engine is away has ended by the time it is asked again.
+    let again = if condition == "removed" { condition } else { "not-running" }.to_owned();
+    let client = client.clone();
     std::thread::spawn(move || {
-        let code = response.json::<Value>().context("wait for the container").and_then(|answer| exit_code(&answer));
+        let answer = response.json::<Value>().or_else(|error| wait_again(&client, &path, &again, error));
+        let code = answer.context("wait for the container").and_then(|answer| exit_code(&answer));
         // Nobody listens any more once the session is over.
         let _ = events.send(Event::Exited(code));
     });
     Ok(())
+}
+
+/// A container outlives its engine, so a wait outlives a restart of the engine: it is repeated until an engine answers, or none has come for a while.
+fn wait_again(client: &Client, path: &str, condition: &str, mut error: client::Error) -> Result<Value, client::Error> {
+    let mut last_answer = Instant::now();
+    while error.status().is_none() && last_answer.elapsed() < ENGINE_ABSENCE_MAX {
+        std::thread::sleep(ENGINE_ABSENCE_POLL);
+        match client.send(Request::post(path).query("condition", condition)) {
+            Ok(response) => {
+                last_answer = Instant::now();
+                match response.json() {
+                    Ok(answer) => return Ok(answer),
+                    Err(again) => error = again,
+                }
+            }
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
 }
 
 /// The exit code out of the answer to a wait.

@@ -59,6 +59,9 @@ pub fn row(volume: &Value) -> Row {
         ("Links", usage("RefCount").map_or("N/A".to_owned(), |count| count.to_string())),
         ("Size", usage("Size").map_or("N/A".to_owned(), units::size)),
     ]);
+    for (key, value) in [("Availability", "N/A"), ("Group", "N/A"), ("Status", "N/A")] {
+        row.fields.insert(key.to_owned(), value.into());
+    }
     row.labels = labels.cloned();
     row
 }

@@ -123,7 +123,9 @@ impl<'a> Val<'a> {
 
     /// The member called `name`, `None` where a struct has no such field.
     pub fn field(&self, name: &str) -> Option<Self> {
-        let kind = if MAPS.contains(&name) {
+        // A log driver's options are the one map of this name; elsewhere it is a struct.
+        let options = name == "Config" && self.json.get("Type").is_some();
+        let kind = if options || MAPS.contains(&name) {
             Kind::Map
         } else if POINTERS.contains(&name) {
             Kind::Pointer
