@@ -48,7 +48,7 @@ pub fn run(args: &[OsString]) -> i32 {
 /// Reaps everything that has ended; the exit code if the command is among it.
 fn reap(command: Pid) -> Option<i32> {
     let mut code = None;
-    while let Ok(Some((pid, status))) = rustix::process::waitpid(None, WaitOptions::NOHANG) {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
         if pid == command {
             code = exit_code(status);
         }

@@ -33,6 +33,8 @@ const TIDY_MS: u64 = 1_000;
 /// Runs the monitor on the descriptors that the engine started it with. Returns the process's exit code.
 pub fn run() -> i32 {
     let _ = rustix::thread::set_name(c"cais-monitor");
+    // The engine's working directory is not this process's to keep busy.
+    let _ = rustix::process::chdir("/");
     match Monitor::new().and_then(|mut monitor| monitor.serve()) {
         Ok(()) => 0,
         Err(_) => 1,

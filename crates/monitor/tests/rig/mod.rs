@@ -84,7 +84,9 @@ impl Rig {
     }
 
     pub fn request_args(&self, args: &[&str]) -> LaunchRequest {
+        // A volatile upper directory can be mounted once only.
         for folder in ["upper", "work"] {
+            let _ = std::fs::remove_dir_all(self.dir.join(folder));
             std::fs::create_dir_all(self.dir.join(folder)).unwrap();
         }
         LaunchRequest {
