@@ -124,7 +124,7 @@ fn streams_and_wait_are_there_before_the_start_and_the_exit_code_is_handed_on() 
 
 #[test]
 fn a_failed_start_has_dockers_exit_code_and_removes_what_was_to_be_removed() {
-    let engine = Engine::start("start", "400 Bad Request|exec /no/such: no such file or directory");
+    let engine = Engine::start("start", "400 Bad Request|exec: \\\"/no/such\\\": no such file or directory");
     assert_eq!(engine.run(&["run", "--rm", "busybox", "/no/such"]), 127);
     assert_eq!(engine.seen().last().map(String::as_str), Some("/containers/ID?force=1&v=1"));
     let engine = Engine::start("port", "500 Internal Server Error|port 80 is taken");

@@ -102,7 +102,14 @@ pub fn follow(running: &Running, expects_output: bool) -> Result<i32> {
 /// Exit code for a container that could not be started, from the engine's words: 127 for a command that is not there, 126 for one that cannot be executed.
 pub fn start_failure_code(message: &str) -> i32 {
     let words = message.to_lowercase();
-    if words.contains("executable file not found") || words.contains("no such file or directory") || words.contains("command not found") {
+    // A mount whose source is not there has the same errno, but is no fault of the command.
+    let of_command = words.contains("exec \"") || words.contains("exec: \"");
+    if !of_command {
+        125
+    } else if words.contains("executable file not found")
+        || words.contains("no such file or directory")
+        || words.contains("command not found")
+    {
         127
     } else if words.contains("permission denied") || words.contains("is a directory") || words.contains("exec format error") {
         126
@@ -121,6 +128,8 @@ mod tests {
         assert_eq!(start_failure_code("exec: \"x\": executable file not found in $PATH"), 127);
         assert_eq!(start_failure_code("exec: \"/etc\": permission denied"), 126);
         assert_eq!(start_failure_code("exec: \"/etc\": is a directory"), 126);
+        assert_eq!(start_failure_code("exec \"/x\": exec format error"), 126);
         assert_eq!(start_failure_code("port is already allocated"), 125);
+        assert_eq!(start_failure_code("mount /missing on /in: no such file or directory"), 125);
     }
 }
