@@ -55,7 +55,7 @@ pub fn resolv_conf(host_file: &str, dns: &[IpAddr], search: &[String], options: 
 }
 
 /// A container's `hosts`: loopback names, then `extra` (of `--add-host`, already resolved), then one line per own address
-/// with the host name (and its first label, if it has a domain).
+/// with the host name (and its first label, if it has a domain; names separated by a blank are taken as they are).
 pub fn hosts_file(hostname: &str, addresses: &[IpAddr], extra: &[(String, IpAddr)]) -> String {
     let mut text = LOOPBACK_HOSTS.to_owned();
     for (name, address) in extra {
@@ -63,7 +63,7 @@ pub fn hosts_file(hostname: &str, addresses: &[IpAddr], extra: &[(String, IpAddr
     }
     for address in addresses {
         match hostname.split_once('.') {
-            Some((label, _)) if !label.is_empty() => _ = writeln!(text, "{address}\t{hostname} {label}"),
+            Some((label, _)) if !label.is_empty() && !hostname.contains(' ') => _ = writeln!(text, "{address}\t{hostname} {label}"),
             _ => _ = writeln!(text, "{address}\t{hostname}"),
         }
     }

@@ -11,6 +11,9 @@ use crate::netd::protocol::HeldPort;
 use crate::ports::{self, Reservation};
 use crate::{Endpoint, Error, PortBinding, PortRequest, Result};
 
+/// How many netd processes in a row may end under our hands.
+const NETD_TRIES: usize = 2;
+
 impl Inner {
     /// Reserves ports, all or none.
     pub fn reserve(&self, endpoint: &Endpoint, requests: &[PortRequest]) -> Result<Vec<Reservation>> {
@@ -33,16 +36,16 @@ impl Inner {
 
     /// Hands reserved ports to netd, started if need be.
     pub fn hold(self: &Arc<Self>, endpoint: &Endpoint, reserved: &[Reservation]) -> Result<()> {
-        self.netd_ready()?;
-        match self.hand_over(endpoint, reserved) {
-            Err(Error::Netd { source, .. }) if self.netd.watch().is_none() => {
+        for _ in 0..NETD_TRIES {
+            self.netd_ready()?;
+            match self.hand_over(endpoint, reserved) {
                 // It ended at that moment: another one takes over everything.
-                tracing::warn!(error = %source, "netd is replaced");
-                self.netd_ready()?;
-                self.hand_over(endpoint, reserved)
+                Err(Error::Netd { source, .. }) if source.raw_os_error().is_some() => tracing::warn!(error = %source, "netd is replaced"),
+                done => return done,
             }
-            done => done,
         }
+        self.netd_ready()?;
+        self.hand_over(endpoint, reserved)
     }
 
     /// Makes netd hold what is remembered of the endpoint, no more.

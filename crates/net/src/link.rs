@@ -206,6 +206,22 @@ pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
     socket.transact(batch).map_err(refused("create interface pair", pair.host_name))
 }
 
+/// Makes interfaces ports of a bridge again, which was made anew. One that is gone meanwhile is passed over.
+pub fn enslave(socket: &mut Socket, names: &[String], bridge: u32) -> Result<()> {
+    for name in names {
+        let mut batch = Batch::new();
+        batch.add(SETLINK, 0, &ifinfo(0, 0, 0), |link| {
+            link.text(IFLA_IFNAME, name);
+            link.number(IFLA_MASTER, bridge);
+        });
+        match socket.transact(batch) {
+            Err(refusal) if refusal.errno != Errno::NODEV => return Err(refused("put on its bridge the interface", name)(refusal)),
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
 /// Inside the namespace: address, up, default route.
 pub fn configure_inside(socket: &mut Socket, endpoint: &Endpoint, ipv6: bool) -> Result<()> {
     let link = find(socket, &endpoint.ifname)?.ok_or_else(|| Error::Link {

@@ -223,8 +223,12 @@ impl Net {
         if network.driver != Driver::Bridge {
             return Err(Error::NotAttachable { name: network.name.clone(), driver: network.driver.as_str() });
         }
-        let (endpoint, bridge) = inner.lease(&network, request)?;
-        let attached = inner.plug(netns, &endpoint, bridge);
+        let endpoint = inner.lease(&network, request)?;
+        let mut attached = inner.plug(netns, &endpoint);
+        if attached.is_err() && link::find(&mut inner.route(), &inner.config.bridge)?.is_none() {
+            tracing::warn!(bridge = inner.config.bridge, "the bridge is gone; it is made anew");
+            attached = inner.repair().and_then(|()| inner.plug(netns, &endpoint));
+        }
         if attached.is_err() {
             inner.state().forget(&endpoint.id);
         }
@@ -281,9 +285,20 @@ impl Drop for Net {
 impl Inner {
     /// Bridge and table as they should be, from memory.
     pub fn repair(&self) -> Result<()> {
-        let known = self.state().bridge.address;
-        let bridge = bridge::ensure(&mut self.route(), &self.config, Some(known))?;
-        self.state().bridge = bridge;
+        let before = self.state().bridge;
+        {
+            let mut route = self.route();
+            let bridge = bridge::ensure(&mut route, &self.config, Some(before.address))?;
+            let mut ports = Vec::new();
+            {
+                let mut state = self.state();
+                state.bridge = bridge;
+                if bridge.index != before.index {
+                    ports.extend(state.endpoints.values().map(|endpoint| endpoint.host_ifname.clone()));
+                }
+            }
+            link::enslave(&mut route, &ports, bridge.index)?;
+        }
         self.install()
     }
 
@@ -343,7 +358,7 @@ impl Inner {
     }
 
     /// Leases an address and remembers the endpoint.
-    fn lease(&self, network: &Network, request: &EndpointRequest) -> Result<(Endpoint, Bridge)> {
+    fn lease(&self, network: &Network, request: &EndpointRequest) -> Result<Endpoint> {
         let id = Id::random();
         let mut state = self.state();
         if let Some(mac) = request.mac
@@ -368,11 +383,12 @@ impl Inner {
             id,
         };
         state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
-        Ok((endpoint, bridge))
+        Ok(endpoint)
     }
 
-    fn plug(&self, netns: &Netns, endpoint: &Endpoint, bridge: Bridge) -> Result<()> {
+    fn plug(&self, netns: &Netns, endpoint: &Endpoint) -> Result<()> {
         link::check_name(&endpoint.ifname)?;
+        let bridge = self.state().bridge;
         let pair = Pair {
             host_name: &endpoint.host_ifname,
             bridge: bridge.index,

@@ -1,4 +1,5 @@
 //! Containers' networks on the real kernel, on hosts made of namespaces.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -99,6 +100,13 @@ fn datagrams_find_their_way_and_forget_the_dead() {
         second.serve_udp(53, "second");
         net.publish(&mut second.endpoint, &[port(Protocol::Udp, None, p..=p, 53)]).unwrap();
         eventually("an answer of the second", || ask().is_some_and(|text| text.starts_with("second")));
+        // Without translation, and without an engine that would repair it, netd passes them on.
+        net.close(false).unwrap();
+        if has_nft() {
+            nft("flush ruleset");
+            assert_eq!(ask_udp(Ipv4Addr::LOCALHOST, p, "f").unwrap(), format!("second sees {gateway} f"));
+            assert_eq!(inside(&host.outside, || ask_udp(HOST, p, "g")).unwrap(), format!("second sees {gateway} g"));
+        }
         net.close(true).unwrap();
     });
 }
@@ -190,6 +198,68 @@ fn addresses_are_given_as_asked_or_refused() {
         eventually("a host without our interfaces", || {
             !run("ip", &["-o", "link"]).1.contains(": ve") && !run("ip", &["link"]).1.contains("cais")
         });
+    });
+}
+
+#[test]
+fn the_proxy_bears_crowds_and_silence() {
+    on_host("crowd", |host| {
+        let net = host.open();
+        let (mut web, mut empty) = (container(&net, "web"), container(&net, "empty"));
+        web.serve_tcp(80, "web");
+        let p = net.publish(&mut web.endpoint, &[port(Protocol::Tcp, None, 0..=0, 80)]).unwrap()[0].host_port;
+        let q = net.publish(&mut empty.endpoint, &[port(Protocol::Tcp, None, 0..=0, 80)]).unwrap()[0].host_port;
+        let words = "w".repeat(200_000);
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..100).map(|_| scope.spawn(|| talk(Ipv6Addr::LOCALHOST, p, &words).unwrap().len())).collect();
+            let long = clients.into_iter().map(|client| client.join().unwrap()).filter(|len| *len > words.len()).count();
+            assert_eq!(long, 100);
+        });
+        // Nobody listens in the container: refused where the kernel translates, reset where netd passes on.
+        assert_eq!(talk(Ipv4Addr::LOCALHOST, q, "").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        let error = talk(Ipv6Addr::LOCALHOST, q, "x").unwrap_err().kind();
+        assert!(
+            matches!(error, std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::NotConnected | std::io::ErrorKind::BrokenPipe),
+            "{error:?}"
+        );
+        net.close(true).unwrap();
+    });
+}
+
+#[test]
+fn many_at_once_leave_nothing() {
+    on_host("many", |host| {
+        let net = host.open();
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                let net = &net;
+                scope.spawn(move || {
+                    for round in 0..10 {
+                        let mut container = container(net, &format!("c{worker}-{round}"));
+                        let ports = [port(Protocol::Tcp, None, 0..=0, 80), port(Protocol::Udp, None, 0..=0, 80)];
+                        net.publish(&mut container.endpoint, &ports).unwrap();
+                        if round % 3 == 0 {
+                            net.repair().unwrap();
+                        }
+                        net.release(&container.endpoint.id).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(net.endpoints(&net.network("bridge").unwrap().id).is_empty());
+        assert_eq!(net.reconcile().unwrap().held, [] as [String; 0]);
+        if has_nft() {
+            let table = nft(&format!("list table inet {}", net.config().table));
+            assert!(!table.contains("tcp . "), "{table}");
+        }
+        // Two hundred ports of one container are one transaction.
+        let mut wide = container(&net, "wide");
+        let ports: Vec<_> = (0..200).map(|offset| port(Protocol::Tcp, None, 0..=0, 1000 + offset)).collect();
+        let start = Instant::now();
+        net.publish(&mut wide.endpoint, &ports).unwrap();
+        eprintln!("200 ports published in {:?}", start.elapsed());
+        net.release(&wide.endpoint.id).unwrap();
+        net.close(true).unwrap();
     });
 }
 

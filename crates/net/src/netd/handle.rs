@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,9 @@ use crate::{Error, Result};
 
 /// How long an answer may take before netd counts as lost. It answers in microseconds.
 const ANSWER_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What `ps` shows, instead of the path in /proc that the program is started by.
+const ARGV0: &str = "cais";
 
 /// netd as the engine sees it.
 #[derive(Debug)]
@@ -176,6 +180,7 @@ impl Handle {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (program, arguments) = self.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut child = Command::new(program)
+            .arg0(ARGV0)
             .args(arguments)
             .arg("--socket")
             .arg(&self.path)

@@ -1,6 +1,7 @@
 //! The program: one loop over engines' connections, held ports, proxied connections and datagrams.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -32,6 +33,8 @@ const FLOWS_MAX: usize = 4096;
 const ACCEPTS_MAX: usize = 64;
 const EVENTS_MAX: usize = 256;
 const KEY_LEN_MAX: usize = 128;
+/// What `ps` and messages about taken ports call it.
+const PROCESS_NAME: &CStr = c"cais-netd";
 /// The user and group "nobody".
 const NOBODY: u32 = 65534;
 
@@ -39,6 +42,7 @@ pub fn run(path: &Path) -> io::Result<()> {
     // Not a group leader when started by an engine; by hand it may be, which is fine.
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
+    let _ = rustix::thread::set_name(PROCESS_NAME);
     raise_descriptor_limit();
     let owner = rustix::process::geteuid();
     let listener = listen(path)?;
@@ -147,7 +151,7 @@ impl Program {
                     Token::Engine(id) => self.serve(id),
                     Token::Port(id) => self.arrive(id),
                     Token::Flow(id) => self.advance(id),
-                    Token::Session(id) => self.sessions.from_container(id),
+                    Token::Session(id) => self.sessions.pass_to_client(id),
                 }
             }
             if events.is_empty() {
@@ -298,7 +302,7 @@ impl Program {
             Some(Held::Udp(port)) => {
                 let port = Rc::clone(port);
                 let (epoll, next) = (&self.epoll, &mut self.next);
-                self.sessions.from_clients(id, &port, |socket| {
+                self.sessions.pass_to_container(id, &port, |socket| {
                     *next += 1;
                     epoll::add(epoll, socket, EventData::new_u64(Token::Session(*next).pack()), EventFlags::IN)?;
                     Ok(*next)

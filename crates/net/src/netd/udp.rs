@@ -62,7 +62,7 @@ impl Sessions {
     }
 
     /// Passes on what clients sent to a port. `watch` registers the socket of a new session and gives it a token.
-    pub fn from_clients(&mut self, token: u64, port: &Rc<Port>, mut watch: impl FnMut(&OwnedFd) -> Result<u64, Errno>) {
+    pub fn pass_to_container(&mut self, token: u64, port: &Rc<Port>, mut watch: impl FnMut(&OwnedFd) -> Result<u64, Errno>) {
         self.buffer.resize(DATAGRAM_LEN_MAX, 0);
         for _ in 0..ROUNDS_MAX {
             let (len, client) = match receive(token, port, &mut self.buffer) {
@@ -82,7 +82,7 @@ impl Sessions {
     }
 
     /// Passes on what the container answered in a session.
-    pub fn from_container(&mut self, session: u64) {
+    pub fn pass_to_client(&mut self, session: u64) {
         let Some(session) = self.sessions.get_mut(&session) else { return };
         self.buffer.resize(DATAGRAM_LEN_MAX, 0);
         for _ in 0..ROUNDS_MAX {

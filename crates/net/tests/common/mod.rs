@@ -1,5 +1,5 @@
 //! A host of the test's own: a network namespace with an uplink to another one that plays the rest of the world.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
