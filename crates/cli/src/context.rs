@@ -12,6 +12,8 @@ use types::Classify;
 pub const DEFAULT_ENDPOINT: &str = "unix:///run/cais/cais.sock";
 /// How long a freshly started engine may take until it answers.
 const ENGINE_START_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an engine that another client is starting may take.
+const ENGINE_OF_ANOTHER_TIMEOUT: Duration = Duration::from_secs(1);
 const ENGINE_START_POLL: Duration = Duration::from_millis(20);
 
 /// What the program around the client provides.
@@ -91,12 +93,16 @@ impl Context {
 
     fn start_engine(&self, client: &Client) -> Result<()> {
         self.warn(&format!("no engine at {}: starting one in the background", client.endpoint()));
-        (self.hooks.start_engine)().map_err(|cause| anyhow::anyhow!("{cause}")).context("start an engine")?;
-        let end = Instant::now() + ENGINE_START_TIMEOUT;
+        let failure = (self.hooks.start_engine)().err();
+        // When a start fails, another client may have started an engine at the same moment.
+        let end = Instant::now() + if failure.is_none() { ENGINE_START_TIMEOUT } else { ENGINE_OF_ANOTHER_TIMEOUT };
         loop {
             match client.connect() {
                 Err(client::Error::NoEngine { .. }) if Instant::now() < end => std::thread::sleep(ENGINE_START_POLL),
-                other => return Ok(other?),
+                Err(error) => {
+                    return Err(failure.map_or_else(|| error.into(), |cause| anyhow::anyhow!("{cause}").context("start an engine")));
+                }
+                Ok(()) => return Ok(()),
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Command lines of `run` and the request bodies that they become.
+
 use std::path::Path;
 
 use serde_json::{Value, json};
