@@ -41,7 +41,10 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     http::json(StatusCode::CREATED, &json!({ "Id": created.id, "Warnings": created.warnings }))
 }
 
-pub async fn start(engine: Arc<Engine>, name: &str) -> Outcome {
+pub async fn start(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    if request.query.get("checkpoint").is_some() {
+        return Err(Failure::not_served("starting from a checkpoint"));
+    }
     let name = name.to_owned();
     changed(to_the_end(async move { engine.start_container(&name).await }).await?)
 }

@@ -26,7 +26,7 @@ impl Failure {
 
     /// The request asks for something that this engine does not serve.
     pub fn not_served(what: impl std::fmt::Display) -> Self {
-        Self::new(ErrorKind::NotServed, format!("{what} is not served by this version of Cais"))
+        Self::new(ErrorKind::NotServed, format!("{what} is not served by this engine"))
     }
 
     /// No such page.
@@ -86,6 +86,6 @@ mod tests {
     fn a_message_has_the_causes_and_the_hint() {
         let failure = Failure::of(&Example("web", std::io::Error::other("port taken")));
         assert_eq!((failure.status.as_u16(), failure.message.as_str()), (409, "cannot start web: port taken: stop it first"));
-        assert_eq!(Failure::not_served("search").message, "search is not served by this version of Cais");
+        assert_eq!(Failure::not_served("search").message, "search is not served by this engine");
     }
 }

@@ -47,8 +47,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// The whole body, bounded.
+    /// The whole JSON body, bounded. It must be called JSON: what a web page can post to another address without asking is not.
     pub async fn bytes(self) -> Result<Bytes, Failure> {
+        let content_type = self.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+        let is_json = media_type.eq_ignore_ascii_case(JSON) || content_type.is_none() && self.body.is_end_stream();
+        if !is_json {
+            return Err(Failure::bad(format!("unsupported Content-Type {media_type:?}: {JSON} is expected")));
+        }
         let limited = Limited::new(self.body, JSON_BYTES_MAX);
         match limited.collect().await {
             Ok(body) => Ok(body.to_bytes()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::Engine;
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::header::ORIGIN;
 use types::ErrorKind;
 
 use crate::error::Failure;
@@ -25,6 +26,9 @@ pub(crate) async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<Option<Reply>, Failure> {
     let (parts, body) = request.into_parts();
+    if connection.is_tcp() && parts.headers.contains_key(ORIGIN) {
+        return Err(Failure::new(ErrorKind::Forbidden, "web pages may not use the engine"));
+    }
     let path = segments(parts.uri.path());
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let (version, path) = match version::split(&path) {
@@ -59,7 +63,7 @@ async fn container(engine: Arc<Engine>, path: &[&str], request: Request) -> Resu
         ("GET", [name, "logs"]) => containers::logs(engine, name, request).await,
         ("GET", [name, "stats"]) => crate::stats::stats(engine, name, request).await,
         ("POST", [name, "resize"]) => containers::resize(engine, name, request).await,
-        ("POST", [name, "start"]) => containers::start(engine, name).await,
+        ("POST", [name, "start"]) => containers::start(engine, name, request).await,
         ("POST", [name, "stop"]) => containers::stop(engine, name, request).await,
         ("POST", [name, "restart"]) => containers::restart(engine, name, request).await,
         ("POST", [name, "kill"]) => containers::kill(engine, name, request).await,
@@ -149,6 +153,7 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("POST", ["auth"]) => Err(Failure::not_served("logging in to a registry")),
         ("POST", ["session" | "grpc"]) => Err(Failure::not_served("BuildKit's protocol")),
         ("GET", ["distribution", ..]) => Err(Failure::not_served("asking a registry about an image")),
+        ("GET", ["plugins", name @ .., "json"]) => Err(Failure::new(ErrorKind::NotFound, format!("plugin {:?} not found", name.join("/")))),
         (_, ["plugins", ..]) => Err(Failure::not_served("plugins")),
         ("POST", ["swarm", "init" | "join"]) => Err(Failure::not_served("swarms")),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => Err(Failure::new(ErrorKind::Unavailable, NO_SWARM)),

@@ -136,6 +136,11 @@ impl Connection {
         Serving(self.clone())
     }
 
+    /// Whether the client came through the network stack, where web pages can come from, too.
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self.socket, Socket::Tcp(_))
+    }
+
     /// Whether the connection must end after this response, because the message's end is not known here.
     pub(crate) fn is_last(&self) -> bool {
         self.inbound().place == Place::Open
@@ -144,9 +149,12 @@ impl Connection {
     /// The request does not take the connection over: the next one may come.
     pub(crate) fn release(&self) {
         let mut inbound = self.inbound();
-        if matches!(inbound.place, Place::Held | Place::LastMessage(0)) {
-            inbound.place = Place::Head;
-        }
+        inbound.place = match inbound.place {
+            Place::Held => Place::Head,
+            // The body is on its way still.
+            Place::LastMessage(left) => Place::Message(left),
+            other => other,
+        };
         if let Some(waker) = inbound.waker.take() {
             waker.wake();
         }
