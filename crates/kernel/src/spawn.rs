@@ -81,7 +81,9 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Child> {
     let errno = unsafe { std::ptr::read_volatile(&raw const plan.errno) };
     if errno != 0 {
         // SAFETY: waits for our own child, which is ending; no memory of ours is involved. A signal may interrupt the wait.
-        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {}
+        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+        {
+        }
         return Err(io::Error::from_raw_os_error(errno));
     }
     Ok(Child { pid, pidfd })
@@ -225,8 +227,8 @@ mod tests {
         let (mut reader, writer) = io::pipe().expect("a pipe");
         // Sources that are one another's targets: 0, 1, 2 must not overwrite each other.
         let fds = [null.as_fd(), writer.as_fd(), writer.as_fd(), null.as_fd()];
-        let child =
-            spawn(&Spawn { program: shell.as_fd(), args: &text(&["ls", "/proc/self/fd"]), env: &text(&["LC_ALL=C"]), fds: &fds }).expect("spawned");
+        let child = spawn(&Spawn { program: shell.as_fd(), args: &text(&["ls", "/proc/self/fd"]), env: &text(&["LC_ALL=C"]), fds: &fds })
+            .expect("spawned");
         drop(writer);
         let mut shown = String::new();
         reader.read_to_string(&mut shown).expect("read");
