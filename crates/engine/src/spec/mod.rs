@@ -97,10 +97,6 @@ impl Engine {
         if let Some(shared) = self.shared_memory(host)? {
             mounts.retain(|mount| mount.destination != Path::new("/dev/shm"));
             mounts.push(bind("/dev/shm", &shared, &["rbind", "rprivate"]));
-            if host.ipc_mode == "host" {
-                mounts.retain(|mount| mount.destination != Path::new("/dev/mqueue"));
-                mounts.push(bind("/dev/mqueue", "/dev/mqueue", &["rbind", "rprivate"]));
-            }
         }
         let folder = match Mode::parse(host) {
             Mode::Container(name) => self.layout.container(&self.joinable(&name)?.id),
