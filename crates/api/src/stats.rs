@@ -141,3 +141,60 @@ fn networks(sample: &StatsSample) -> Value {
     });
     json!(counters.collect::<BTreeMap<_, _>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::request::InterfaceCounters;
+    use types::Id;
+
+    use super::*;
+
+    fn sample(read: Option<&str>) -> StatsSample {
+        StatsSample {
+            id: Id::random(),
+            name: "g1".to_owned(),
+            read: read.map(|time| time.parse().expect("a time")),
+            usage: Default::default(),
+            system_cpu_ns: 9,
+            online_cpus: 2,
+            memory_total: 1 << 30,
+            cgroup_v1: true,
+            networks: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_that_does_not_run_shows_zeros() {
+        let now = Arc::new(sample(None));
+        let zeros = json!({
+            "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+            "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+        });
+        let expected = json!({
+            "id": now.id, "name": "/g1", "os_type": "linux", "read": "0001-01-01T00:00:00Z", "cpu_stats": zeros, "memory_stats": {}, "pids_stats": {},
+            "blkio_stats": {
+                "io_service_bytes_recursive": null, "io_serviced_recursive": null, "io_queue_recursive": null, "io_service_time_recursive": null,
+                "io_wait_time_recursive": null, "io_merged_recursive": null, "io_time_recursive": null, "sectors_recursive": null,
+            },
+            "num_procs": 0, "storage_stats": {}, "preread": "0001-01-01T00:00:00Z", "precpu_stats": zeros,
+        });
+        assert_eq!(encode(&StatsPair { now, before: None }), expected);
+    }
+
+    #[test]
+    fn a_running_container_shows_what_it_uses_within_its_limits() {
+        let mut now = sample(Some("2026-11-22T10:51:29Z"));
+        now.usage.cpu.total_ns = 5;
+        now.usage.memory.usage = 643_072;
+        now.usage.memory.limit = u64::MAX;
+        now.usage.pids.current = 1;
+        now.networks.insert("eth0".to_owned(), InterfaceCounters { rx_bytes: 932, ..InterfaceCounters::default() });
+        let before = Some(Arc::new(sample(Some("2026-11-22T10:51:28Z"))));
+        let shown = encode(&StatsPair { now: Arc::new(now), before });
+        assert_eq!((&shown["read"], &shown["preread"]), (&json!("2026-11-22T10:51:29Z"), &json!("2026-11-22T10:51:28Z")));
+        assert_eq!((&shown["cpu_stats"]["system_cpu_usage"], &shown["cpu_stats"]["online_cpus"]), (&json!(9), &json!(2)));
+        assert_eq!(shown["memory_stats"], json!({"usage": 643_072, "stats": {}, "limit": 1 << 30}));
+        assert_eq!((&shown["pids_stats"], &shown["networks"]["eth0"]["rx_bytes"]), (&json!({"current": 1}), &json!(932)));
+        assert_eq!(shown["blkio_stats"]["io_queue_recursive"], json!([]));
+    }
+}
