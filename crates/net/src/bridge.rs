@@ -45,7 +45,7 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
     }
     let own = |link: &Link| addresses.iter().find(|address| address.index == link.index).map(|address| address.subnet);
     let current = present.and_then(own);
-    let wanted = known.or(config.bip);
+    let wanted = known.or(config.bip.filter(|bip| !in_use(*bip, present, current, &links)));
     let address = match (wanted, current) {
         (Some(wanted), _) => checked(socket, wanted, present, &links)?,
         (None, Some(current)) => current,
@@ -73,6 +73,16 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
 /// Whether the kernel knows IPv6.
 pub fn ipv6_present() -> bool {
     Path::new(IPV6_PRESENT).exists()
+}
+
+/// Whether containers still use another address of the bridge than the one that the configuration now asks for.
+fn in_use(bip: Subnet, bridge: Option<&Link>, current: Option<Subnet>, links: &[Link]) -> bool {
+    let Some((bridge, current)) = bridge.zip(current).filter(|(_, current)| *current != bip) else { return false };
+    let used = links.iter().any(|link| link.master == Some(bridge.index));
+    if used {
+        tracing::warn!(%current, wanted = %bip, bridge = bridge.name, "containers use the bridge: it gets its new address when none runs");
+    }
+    used
 }
 
 /// The wanted address, unless its subnet meets another interface's.

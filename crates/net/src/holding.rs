@@ -1,9 +1,10 @@
 //! Ports of the host in netd's hands: reserved, handed over, and reserved again when netd was lost.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::manager::Inner;
 use crate::netd::handle;
@@ -13,6 +14,8 @@ use crate::{Endpoint, Error, PortBinding, PortRequest, Result};
 
 /// How many netd processes in a row may end under our hands.
 const NETD_TRIES: usize = 2;
+/// How long a netd that was killed may take to let its ports go.
+const ENDING_MAX: Duration = Duration::from_millis(500);
 
 impl Inner {
     /// Reserves ports, all or none.
@@ -20,9 +23,7 @@ impl Inner {
         let mut reserved: Vec<Reservation> = Vec::with_capacity(requests.len());
         for request in requests {
             let reservation = ports::reserve(request, |protocol, host, port| {
-                let host = host.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-                let clashes =
-                    |held: &PortBinding| (held.protocol, held.host_port) == (protocol, port) && ports::overlap(held.host_ip, host);
+                let clashes = |held: &PortBinding| (held.protocol, held.host_port) == (protocol, port) && ports::in_the_way(held, host);
                 if reserved.iter().flat_map(|reservation| &reservation.bindings).any(clashes) {
                     return Some(endpoint.owner.clone());
                 }
@@ -61,19 +62,13 @@ impl Inner {
     /// After a restart of the engine: finds the netd of before and has it hold what it should. The errors are per endpoint.
     pub fn reclaim_ports(self: &Arc<Self>) -> Vec<Error> {
         let publishing: Vec<_> = self.state().endpoints.values().filter(|endpoint| !endpoint.bindings.is_empty()).cloned().collect();
-        let found = match self.netd.connect() {
-            Ok(found) => found,
-            Err(error) => return vec![error],
+        let held = match self.netd.connect().and_then(|found| if found { self.netd.list().map(Some) } else { Ok(None) }) {
+            Ok(Some(held)) => held,
+            // A new one is given everything at once, and logs what fails. One that was found but is ending is like none.
+            Ok(None) | Err(_) if !publishing.is_empty() => return self.netd_ready().err().into_iter().collect(),
+            Ok(None) | Err(_) => return Vec::new(),
         };
-        if !found {
-            // A new one is given everything at once, and logs what fails.
-            return if publishing.is_empty() { Vec::new() } else { self.netd_ready().err().into_iter().collect() };
-        }
         self.watch_netd();
-        let held = match self.netd.list() {
-            Ok(held) => held,
-            Err(error) => return vec![error],
-        };
         let lacking = publishing.into_iter().filter(|endpoint| {
             let expected = ports::requests_for(&endpoint.bindings).len() as u32;
             held.get(endpoint.id.as_str()).copied().unwrap_or(0) < expected
@@ -103,7 +98,7 @@ impl Inner {
     /// Reserves what an endpoint has published once more. The kernel's translation does not depend on it.
     fn bind_again(&self, endpoint: &Endpoint) -> Result<()> {
         let requests = ports::requests_for(&endpoint.bindings);
-        let reserved: Result<Vec<_>> = requests.iter().map(|request| ports::reserve(request, |_, _, _| None)).collect();
+        let reserved: Result<Vec<_>> = requests.iter().map(reserve_again).collect();
         self.hand_over(endpoint, &reserved?)
     }
 
@@ -134,6 +129,17 @@ impl Inner {
         };
         if let Err(error) = thread::Builder::new().name("netd-watch".to_owned()).stack_size(256 * 1024).spawn(watch) {
             tracing::warn!(%error, "netd is not watched");
+        }
+    }
+}
+
+/// The holder of before may be ending just now, and its sockets with it.
+fn reserve_again(request: &PortRequest) -> Result<Reservation> {
+    let start = Instant::now();
+    loop {
+        match ports::reserve(request, |_, _, _| None) {
+            Err(Error::PortInUse { .. }) if start.elapsed() < ENDING_MAX => thread::sleep(Duration::from_millis(2)),
+            done => return done,
         }
     }
 }

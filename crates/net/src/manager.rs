@@ -71,7 +71,8 @@ impl Net {
     /// Makes what is missing: the bridge with its address, the nftables table, IPv4 forwarding. Idempotent: what is there with our
     /// names is taken over, and its address kept. To be followed by [`Net::restore`], also when nothing ran before.
     pub fn open(config: NetConfig) -> Result<Self> {
-        let mut route = socket(Socket::route())?;
+        let no_links = |source| Error::Link { operation: "open", subject: "a netlink socket".to_owned(), source };
+        let mut route = Socket::route().map_err(no_links)?;
         let bridge = bridge::ensure(&mut route, &config, None)?;
         let networks = vec![
             Arc::new(Network::default_bridge(&config, bridge.address, bridge.mtu)),
@@ -85,7 +86,8 @@ impl Net {
             leaving: HashMap::new(),
             foreign: foreign::Foreign::default(),
         };
-        let mut filter = socket(Socket::netfilter())?;
+        let no_filter = |source| Error::Nft { table: config.table.clone(), operation: "reach the packet filter".to_owned(), source };
+        let mut filter = Socket::netfilter().map_err(no_filter)?;
         let present = table::present(&mut filter, &config.table)?;
         let inner = Arc::new(Inner {
             netd: Handle::new(config.netd_command.clone(), config.netd_socket()),
@@ -488,8 +490,4 @@ impl State {
 fn is_host_ifname(name: &str) -> bool {
     name.strip_prefix(HOST_IFNAME_PREFIX)
         .is_some_and(|digits| digits.len() == HOST_IFNAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-}
-
-fn socket(opened: std::result::Result<Socket, rustix::io::Errno>) -> Result<Socket> {
-    opened.map_err(|source| Error::Link { operation: "open", subject: "a netlink socket".to_owned(), source })
 }

@@ -75,9 +75,11 @@ pub fn requests_for(bindings: &[PortBinding]) -> Vec<PortRequest> {
     requests
 }
 
-/// Whether two host addresses want the same packets: they are equal, or one is every address (of IPv6 and IPv4 alike).
-pub fn overlap(one: IpAddr, other: IpAddr) -> bool {
-    one.to_canonical() == other.to_canonical() || one.is_unspecified() || other.is_unspecified()
+/// Whether a binding stands in the way of a port on `host` (`None`: on every address).
+pub fn in_the_way(binding: &PortBinding, host: Option<IpAddr>) -> bool {
+    let Some(host) = host else { return true };
+    let bound = binding.host_ip;
+    bound == host || bound.is_ipv4() == host.is_ipv4() && (bound.is_unspecified() || host.is_unspecified())
 }
 
 fn bindings(request: &PortRequest, host_port: u16, both: bool) -> Vec<PortBinding> {
@@ -167,6 +169,14 @@ mod tests {
         let ours = |_: Protocol, _: Option<IpAddr>, _: u16| Some("web".to_owned());
         let error = reserve(&request(Protocol::Tcp, None, port..=port), ours).unwrap_err();
         assert_eq!(error.to_string(), format!("bind for 0.0.0.0:{port}/tcp failed: port is already allocated to container web"));
+    }
+
+    #[test]
+    fn families_are_apart_and_every_address_is_not() {
+        let binding = |host: &str| PortBinding { protocol: Protocol::Tcp, host_ip: host.parse().unwrap(), host_port: 1, container_port: 1 };
+        let way = |bound: &str, host: &str| in_the_way(&binding(bound), host.parse().ok());
+        assert!(way("127.0.0.1", "127.0.0.1") && way("0.0.0.0", "127.0.0.1") && way("::1", "::") && way("::1", "every"));
+        assert!(!way("127.0.0.1", "127.0.0.2") && !way("0.0.0.0", "::1") && !way("::", "10.0.0.1"));
     }
 
     #[test]

@@ -134,7 +134,9 @@ fn ports_of_one_address_ranges_and_conflicts() {
             .unwrap_err();
         let text = taken.to_string();
         assert!(text.contains("address already in use") && text.contains(&format!("pid {}", std::process::id())), "{text}");
-        assert!(late.endpoint.bindings.is_empty() && TcpListener::bind("0.0.0.0:9000").is_ok(), "all or none");
+        assert!(late.endpoint.bindings.is_empty(), "all or none");
+        // A program that another test starts just now may hold a copy of the descriptor until it is executed.
+        eventually("port 9000 to be free", || TcpListener::bind("0.0.0.0:9000").is_ok());
         // The next free one of a range, and a different address beside a taken one.
         let got = net.publish(&mut late.endpoint, &[port(Protocol::Tcp, None, 8080..=8085, 80)]).unwrap();
         assert_eq!(got[0].host_port, 8082);

@@ -1,18 +1,19 @@
 //! The engine's end of netd: starts it, finds it again, asks it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kernel::spawn::Spawn;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
 
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
 use crate::{Error, Result};
@@ -179,19 +180,16 @@ impl Handle {
     fn spawn(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (program, arguments) = self.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut child = Command::new(program)
-            .arg0(ARGV0)
-            .args(arguments)
-            .arg("--socket")
-            .arg(&self.path)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            // It outlives us, so it must not hold whatever our output goes to.
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let reaper = move || drop(child.wait());
-        std::thread::Builder::new().name("netd-reaper".to_owned()).stack_size(64 * 1024).spawn(reaper)?;
+        let program = File::open(program)?;
+        let words = [OsStr::new(ARGV0)].into_iter().chain(arguments.iter().map(OsString::as_os_str));
+        let words = words.chain([OsStr::new("--socket"), self.path.as_os_str()]);
+        let args: Vec<_> = words.map(|word| CString::new(word.as_encoded_bytes())).collect::<Result<_, _>>()?;
+        // It outlives us, so it must not hold whatever our output goes to.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let fds = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
+        let child = kernel::spawn::spawn(&Spawn { program: program.as_fd(), args: &args, env: &[], fds: &fds })?;
+        let reap = move || rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+        std::thread::Builder::new().name("netd-reaper".to_owned()).stack_size(64 * 1024).spawn(reap)?;
         Ok(ours)
     }
 }

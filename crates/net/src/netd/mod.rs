@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 /// `cais netd --socket PATH`: listens there, holds what engines hand over, gives up its privileges, outlives the engine.
 /// It ends when told, or when it holds nothing and no engine is connected for a while. `args` are those after `netd`.
-/// A `SOCK_SEQPACKET` socket as standard input is the first engine's connection.
+/// A `SOCK_SEQPACKET` socket as descriptor 3 is the first engine's connection.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let mut args = args;
     let socket = match (args.next(), args.next(), args.next()) {

@@ -33,23 +33,22 @@ const FLOWS_MAX: usize = 4096;
 const ACCEPTS_MAX: usize = 64;
 const EVENTS_MAX: usize = 256;
 const KEY_LEN_MAX: usize = 128;
+/// The descriptor that the engine which starts netd leaves it.
+const FIRST_ENGINE: i32 = 3;
 /// What `ps` and messages about taken ports call it.
 const PROCESS_NAME: &CStr = c"cais-netd";
 /// The user and group "nobody".
 const NOBODY: u32 = 65534;
 
 pub fn run(path: &Path) -> io::Result<()> {
-    // Not a group leader when started by an engine; by hand it may be, which is fine.
-    let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(PROCESS_NAME);
     raise_descriptor_limit();
-    let owner = rustix::process::geteuid();
+    let mut program = Program::new(rustix::process::geteuid())?;
+    program.adopt_first_engine()?;
     let listener = listen(path)?;
     give_up_privileges()?;
-    let mut program = Program::new(owner)?;
     program.watch(listener.as_fd(), Token::Listener, EventFlags::IN)?;
-    program.adopt_first_engine()?;
     program.run(&listener)
 }
 
@@ -191,15 +190,11 @@ impl Program {
 /// Engines and what they ask for.
 impl Program {
     fn adopt_first_engine(&mut self) -> io::Result<()> {
-        let stdin = io::stdin();
-        match sockopt::socket_type(&stdin) {
-            Ok(SocketType::SEQPACKET) => (),
-            _ => return Ok(()),
+        match kernel::spawn::inherited(FIRST_ENGINE) {
+            Ok(engine) if sockopt::socket_type(&engine) == Ok(SocketType::SEQPACKET) => Ok(self.add_engine(engine)?),
+            // Started by hand.
+            _ => Ok(()),
         }
-        let engine = stdin.as_fd().try_clone_to_owned()?;
-        // A second descriptor would keep the connection registered after its end.
-        kernel::fork::place_descriptor(fs::File::open("/dev/null")?.as_fd(), 0)?;
-        Ok(self.add_engine(engine)?)
     }
 
     fn accept_engine(&mut self, listener: &OwnedFd) {
