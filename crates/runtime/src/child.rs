@@ -13,7 +13,7 @@ use std::path::Path;
 
 use kernel::fork::namespace;
 use kernel::mount::{Change, Propagation};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::DumpableBehavior;
 
@@ -50,6 +50,8 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
     kernel::fork::close(callers_end.as_raw_fd());
     kernel::fork::close_on_exec_from(3).map_err(Error::step("mark descriptors close-on-exec"))?;
     kernel::fork::reset_signals();
+    // What is made from here on has the mode that is asked for.
+    rustix::process::umask(Mode::empty());
     enter(context)?;
     let root = mounts::take_root(context)?;
     if plan.runtime_hooks {
@@ -68,7 +70,8 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
     pivot(plan, root.as_fd())?;
     let credentials = credentials(context, root.as_fd())?;
     let master = streams(launch.stdio, terminal, credentials.choice.uid)?;
-    drop(made);
+    // `become_program` closes whatever is left by number: no owner may be left that would close it a second time.
+    drop((made, root));
     process::prepare(&plan.process)?;
     wait_for_start(context, master)?;
     if !launch.spec.hooks.start_container.is_empty() {
@@ -81,6 +84,7 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
         program: context.sources.program.as_deref(),
         init: launch.init,
         preserve_fds: launch.preserve_fds,
+        die_with_caller: launch.die_with_caller,
         in_user_namespace: plan.ids.is_some(),
     };
     let result =

@@ -139,6 +139,8 @@ impl Entry<'_> {
         if let Some(master) = child::streams(self.stdio, terminal, credentials.choice.uid)? {
             self.channel.send(&Message::Ready(Some(master))).map_err(Error::step("hand the terminal over"))?;
         }
+        // `become_program` closes whatever is left by number: no owner may be left that would close it a second time.
+        drop(root);
         process::prepare(self.plan)?;
         let order = process::Order {
             process: self.plan,
@@ -146,6 +148,7 @@ impl Entry<'_> {
             program: self.program,
             init: None,
             preserve_fds: self.joining.preserve_fds,
+            die_with_caller: false,
             in_user_namespace: user_namespace,
         };
         process::become_program(&order, &[self.channel.as_fd()])

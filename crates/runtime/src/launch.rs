@@ -41,6 +41,8 @@ pub struct Launch<'a> {
     pub additional_groups: Vec<String>,
     /// How many descriptors from 3 up the program inherits.
     pub preserve_fds: u32,
+    /// The first process is killed when the calling thread ends: for a caller without which nobody would look after the container.
+    pub die_with_caller: bool,
     /// Where the child waits for its start; `None` is the usual in-process way.
     pub gate: Option<Gate<'a>>,
 }
@@ -61,6 +63,7 @@ impl<'a> Launch<'a> {
             user: None,
             additional_groups: Vec::new(),
             preserve_fds: 0,
+            die_with_caller: false,
             gate: None,
         }
     }

@@ -75,6 +75,8 @@ impl Monitor {
         launch.user = Some(request.user.clone()).filter(|user| !user.is_empty());
         launch.additional_groups.clone_from(&request.additional_groups);
 
+        // Without its monitor nobody would log, reap or stop it.
+        launch.die_with_caller = true;
         let created = runtime::create(&launch).map_err(|error| runtime_failure(&error))?;
         let oom =
             created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?.flatten();

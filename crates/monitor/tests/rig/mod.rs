@@ -22,6 +22,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const BUSYBOX: &str = "/usr/bin/busybox";
 
+/// The program under test: the debug build, or what CAIS_TEST_MONITOR names, a release build say.
+pub fn elf() -> PathBuf {
+    std::env::var_os("CAIS_TEST_MONITOR").map_or_else(|| env!("CARGO_BIN_EXE_cais-monitor").into(), PathBuf::from)
+}
+
 /// Whether the machine allows these tests; says loudly why not.
 pub fn possible() -> bool {
     if !rustix::process::geteuid().is_root() {
@@ -70,7 +75,7 @@ impl Rig {
         }
         std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:7:8::/:/bin/sh\n").unwrap();
         std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:8:\n").unwrap();
-        let program = Program::seal(&std::fs::read(env!("CARGO_BIN_EXE_cais-monitor")).unwrap()).unwrap();
+        let program = Program::seal(&std::fs::read(elf()).unwrap()).unwrap();
         Self { dir, name, program }
     }
 

@@ -30,11 +30,14 @@ pub(crate) struct Order<'a> {
     pub(crate) program: Option<&'a [Instruction]>,
     pub(crate) init: Option<BorrowedFd<'a>>,
     pub(crate) preserve_fds: u32,
+    pub(crate) die_with_caller: bool,
     pub(crate) in_user_namespace: bool,
 }
 
 /// Where programs are looked for when the environment does not say.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The file mode creation mask that programs expect.
+const UMASK_DEFAULT: u32 = 0o022;
 /// The name under which an init appears in lists of processes.
 const INIT_NAME: &CStr = c"/sbin/docker-init";
 
@@ -90,6 +93,11 @@ pub(crate) fn become_program(order: &Order<'_>, kept: &[BorrowedFd<'_>]) -> Resu
         kernel::fork::inherit(3, order.preserve_fds).map_err(Error::step("hand descriptors on"))?;
     }
     take_credentials(order)?;
+    if order.die_with_caller {
+        // After the change of user, which would take it back.
+        let set = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        set.map_err(Error::step("tie the container to its monitor"))?;
+    }
     let arguments = process.args.clone();
     match order.init {
         Some(init) => {
@@ -114,9 +122,7 @@ fn take_credentials(order: &Order<'_>) -> Result<()> {
     let Order { process, credentials, .. } = order;
     let UserChoice { uid, gid, groups } = &credentials.choice;
     let wanted = process.capabilities;
-    if let Some(umask) = process.umask {
-        rustix::process::umask(Mode::from_raw_mode(umask));
-    }
+    rustix::process::umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
     caps::limit_bounding(wanted.bounding).map_err(Error::step("limit the capabilities"))?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(Error::step("set no_new_privs"))?;
@@ -130,13 +136,11 @@ fn take_credentials(order: &Order<'_>) -> Result<()> {
         }
         errno => Error::step(format!("become the user {uid}:{gid}"))(errno),
     })?;
-    if wanted.ambient & !(wanted.permitted & wanted.inheritable) != 0 {
-        return Err(Error::invalid("ambient capabilities must be permitted and inheritable too"));
-    }
     // A user other than root has no capabilities after execve unless they are ambient, so that its effective set does not matter, as with Docker.
     let sets = Sets { effective: wanted.effective, permitted: wanted.permitted, inheritable: wanted.inheritable };
     caps::set(&sets).map_err(|errno| capability_failure(&sets, errno))?;
-    caps::set_ambient(wanted.ambient).map_err(Error::step("set the ambient capabilities"))?;
+    // The kernel has no ambient capability that is not permitted and inheritable too; bundles in use list such ones.
+    caps::set_ambient(wanted.ambient & wanted.permitted & wanted.inheritable).map_err(Error::step("set the ambient capabilities"))?;
     if process.no_new_privileges { load_filter(order) } else { Ok(()) }
 }
 
