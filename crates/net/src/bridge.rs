@@ -58,7 +58,7 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
     let link = match present {
         Some(link) => link.clone(),
         None => {
-            link::create_bridge(socket, &config.bridge, Mac::for_address(address.address()), mtu)?;
+            link::create_bridge(socket, &config.bridge, Mac::for_address(address.address()), mtu, &config.mark())?;
             link::find(socket, &config.bridge)?.ok_or(Error::NoFreeSubnet)?
         }
     };
@@ -68,6 +68,12 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
     link::configure(socket, &link, address)?;
     set_up_host(&config.bridge)?;
     Ok(Bridge { index: link.index, address, mtu: link.mtu })
+}
+
+/// Removes the bridge, unless it was there before us.
+pub fn remove(socket: &mut Socket, config: &NetConfig) -> Result<()> {
+    let ours = link::find(socket, &config.bridge)?.filter(|link| link.alias == config.mark());
+    ours.map_or(Ok(()), |link| link::delete(socket, &[link.name]))
 }
 
 /// Whether the kernel knows IPv6.

@@ -27,6 +27,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -65,6 +66,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// "bridge", "veth"; empty for hardware.
     pub kind: String,
+    /// The free text that its maker gave it.
+    pub alias: String,
 }
 
 /// An IPv4 address on an interface of the host.
@@ -124,14 +127,20 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
     Ok(all)
 }
 
-/// Makes a bridge with a fixed hardware address (it would change with each port otherwise), down and without address.
-pub fn create_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: u32) -> Result<()> {
+/// Makes a bridge with a fixed hardware address (it would change with each port otherwise), down and without address, and
+/// with a mark as its alias.
+pub fn create_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: u32, mark: &str) -> Result<()> {
     let mut batch = Batch::new();
     batch.add(NEWLINK, netlink::CREATE | netlink::EXCL, &ifinfo(0, 0, 0), |link| {
         link.text(IFLA_IFNAME, name);
         link.bytes(IFLA_ADDRESS, &mac.0);
         link.number(IFLA_MTU, mtu);
         link.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
+    });
+    // A new link takes no alias.
+    batch.add(SETLINK, 0, &ifinfo(0, 0, 0), |link| {
+        link.text(IFLA_IFNAME, name);
+        link.bytes(IFLA_IFALIAS, mark.as_bytes());
     });
     socket.transact(batch).map_err(refused("create bridge", name))
 }
@@ -308,6 +317,7 @@ fn read_link(message: &netlink::Message<'_>) -> Option<Link> {
         name: text(attributes.find(IFLA_IFNAME)?),
         mtu: attributes.find(IFLA_MTU).and_then(read_u32).unwrap_or(0),
         master: attributes.find(IFLA_MASTER).and_then(read_u32),
+        alias: attributes.find(IFLA_IFALIAS).map(text).unwrap_or_default(),
         kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text).unwrap_or_default(),
     })
 }

@@ -23,7 +23,7 @@ use crate::{
 const HOST_IFNAME_PREFIX: &str = "ve";
 const HOST_IFNAME_DIGITS: usize = 12;
 
-/// The networks of one engine. Thread-safe; no lock is held over a system call that waits for more than the kernel.
+/// The networks of one engine. Thread-safe. Calls block for the kernel, and where ports are concerned for netd: well under a millisecond each.
 #[derive(Debug)]
 pub struct Net {
     inner: Arc<Inner>,
@@ -159,7 +159,7 @@ impl Net {
         self.inner.repair()
     }
 
-    /// Ends the engine's use of the network. With `remove` (no container runs), bridge, table and netd go too, and nothing is left on the host.
+    /// Ends the engine's use of the network. With `remove` (no container runs), bridge (if it is of our making), table and netd go too, and nothing is left on the host.
     /// Finishes whatever fails on the way, then tells the first failure.
     pub fn close(&self, remove: bool) -> Result<()> {
         *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -172,7 +172,7 @@ impl Net {
         let mut filter = self.inner.filter();
         let accepts = foreign::remove_accepts(&mut filter, &config.mark());
         let table = table::remove(&mut filter, &config.table);
-        let bridge = link::delete(&mut self.inner.route(), std::slice::from_ref(&config.bridge));
+        let bridge = bridge::remove(&mut self.inner.route(), config);
         quit.and(accepts).and(table).and(bridge)
     }
 

@@ -204,6 +204,32 @@ fn addresses_are_given_as_asked_or_refused() {
 }
 
 #[test]
+fn a_bridge_of_the_administrator_is_used_and_stays() {
+    on_host("own-bridge", |host| {
+        ip("link add br-own type bridge");
+        ip("addr add 10.99.0.1/24 dev br-own");
+        let mut config = host.config();
+        config.bridge = "br-own".to_owned();
+        let net = Net::open(config).unwrap();
+        net.restore(Vec::new());
+        let web = container(&net, "web");
+        assert_eq!(web.ip(), Ipv4Addr::new(10, 99, 0, 2));
+        web.serve_tcp(80, "web");
+        assert!(talk(web.ip(), 80, "").is_ok());
+        net.close(true).unwrap();
+        assert!(run("ip", &["-o", "addr", "show", "br-own"]).1.contains("10.99.0.1/24"));
+        // What is no bridge cannot be used as one, and a bad subnet says what it meets.
+        let mut config = host.config();
+        config.bridge = "up0".to_owned();
+        assert!(Net::open(config).unwrap_err().to_string().contains("use as a bridge the interface up0"));
+        let mut config = host.config();
+        config.bip = Some("198.51.100.129/25".parse().unwrap());
+        assert_eq!(Net::open(config).unwrap_err().to_string(), "subnet 198.51.100.128/25 overlaps 198.51.100.1/24 of up0 of this host");
+        assert!(!run("ip", &["link"]).1.contains("cais"));
+    });
+}
+
+#[test]
 fn the_proxy_bears_crowds_and_silence() {
     on_host("crowd", |host| {
         let net = host.open();
