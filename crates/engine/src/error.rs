@@ -18,7 +18,7 @@ pub enum Error {
     NameTaken { name: String, holder: Id },
     #[error("Invalid container name ({name}), only {pattern} are allowed", pattern = crate::name::PATTERN)]
     BadName { name: String },
-    #[error("neither the old nor the new name may be empty")]
+    #[error("Neither old nor new names may be empty")]
     EmptyName,
     #[error("the container {name} has that name already")]
     SameName { name: String },

@@ -24,6 +24,8 @@ const EXIT_CODE_KILLED: i64 = 137;
 #[derive(Debug, Default)]
 pub(crate) struct Execs {
     by_id: Mutex<HashMap<String, Exec>>,
+    /// Counts ends, for those who wait for one.
+    ends: tokio::sync::watch::Sender<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +59,28 @@ impl Execs {
             exec.view.running = false;
             exec.view.exit_code.get_or_insert(EXIT_CODE_KILLED);
         }
+        self.ends.send_modify(|count| *count += 1);
+    }
+
+    /// The exit code of an exec, once it has one.
+    pub(crate) async fn ended(&self, id: &Id) -> i64 {
+        let mut ends = self.ends.subscribe();
+        loop {
+            ends.borrow_and_update();
+            let exec = lock(&self.by_id).get(id.as_str()).cloned();
+            match exec {
+                Some(Exec { view: ExecView { exit_code: None, .. }, .. }) => {}
+                Some(exec) => return exec.view.exit_code.unwrap_or(EXIT_CODE_KILLED),
+                None => return EXIT_CODE_KILLED,
+            }
+            // The sender is part of `self`.
+            let _ = ends.changed().await;
+        }
+    }
+
+    /// Nobody will ask for it any more.
+    pub(crate) fn forget(&self, id: &Id) {
+        lock(&self.by_id).remove(id.as_str());
     }
 
     /// Nobody can ask for them any more.
@@ -154,6 +178,7 @@ impl Engine {
             exec.view.exit_code = Some(exit.code.into());
             exec.view.pid = 0;
         });
+        self.execs.ends.send_modify(|count| *count += 1);
         let mut attributes = container.record().attributes();
         attributes.extend([("execID".to_owned(), exit.id.clone()), ("exitCode".to_owned(), exit.code.to_string())]);
         self.events.publish("container", "exec_die", container.id.as_str(), attributes);
@@ -189,7 +214,7 @@ impl ExecTicket {
         self.run(None).await
     }
 
-    async fn run(&self, client: Option<(Attach, &ClientStream)>) -> Result<(), Error> {
+    pub(crate) async fn run(&self, client: Option<(Attach, &ClientStream)>) -> Result<(), Error> {
         let record = self.container.record();
         let started = self.request(&record, client).await;
         match &started {

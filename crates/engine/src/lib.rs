@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod exec;
 mod filter;
+mod health;
 mod host;
 pub mod image;
 mod info;

@@ -41,8 +41,23 @@ pub(crate) fn merge(config: &mut Config, image: &RunConfig) {
     if config.stop_signal.is_empty() {
         config.stop_signal = image.stop_signal.clone().unwrap_or_default();
     }
-    if config.healthcheck.is_none() {
-        config.healthcheck = image.healthcheck.as_ref().map(health);
+    if let Some(image) = image.healthcheck.as_ref().map(health) {
+        let own = config.healthcheck.get_or_insert_default();
+        // `NONE` and an own command stand as they are; times alone change the image's check.
+        if own.test.is_empty() {
+            own.test = image.test;
+            for (own, image) in [
+                (&mut own.interval, image.interval),
+                (&mut own.timeout, image.timeout),
+                (&mut own.start_period, image.start_period),
+                (&mut own.start_interval, image.start_interval),
+                (&mut own.retries, image.retries),
+            ] {
+                if *own == 0 {
+                    *own = image;
+                }
+            }
+        }
     }
 }
 

@@ -189,6 +189,7 @@ impl Engine {
             Some(exit) => self.finish(container, &link, exit).await,
             None => {
                 tokio::spawn(self.clone().supervise(container.clone(), link, notices));
+                self.watch_health(container);
             }
         }
         true

@@ -51,6 +51,7 @@ impl Engine {
         let (mut config, mut host, networking) = (request.request.config, request.request.host, request.request.networking);
         host.fill_defaults(self.cgroups.mode() == cgroup::Mode::V2);
         merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
+        config.labels.give();
         let id = Id::random();
         if config.hostname.is_empty() {
             config.hostname = match sandbox::Mode::parse(&host) {

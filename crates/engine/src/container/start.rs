@@ -188,6 +188,7 @@ impl Engine {
         self.save_later(container);
         self.events.publish("container", "start", record.id.as_str(), record.attributes());
         tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));
+        self.watch_health(container);
         // Clients that attached while the start was under way.
         let late = std::mem::take(&mut *lock(&container.waiting));
         for (mut streams, client) in late {
@@ -250,7 +251,7 @@ impl Security {
 }
 
 /// `max-size` and `max-file` of a json-file log.
-pub(super) fn log_limits(options: &std::collections::BTreeMap<String, String>) -> Result<(u64, u32), Error> {
+pub(super) fn log_limits(options: &BTreeMap<String, String>) -> Result<(u64, u32), Error> {
     let bad =
         |name: &'static str, value: &str, reason: &str| Error::BadField { field: name, value: value.to_owned(), reason: reason.to_owned() };
     let mut limits = (LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT);
@@ -291,6 +292,7 @@ pub(crate) fn mark_started(record: &mut Record, started: &Started) {
     record.state.oom_killed = false;
     record.state.started_at = Timestamp::from_nanosecond(started.at_ns.into()).ok();
     record.state.finished_at = None;
+    record.state.health = crate::health::at_start(&record.config);
 }
 
 #[cfg(test)]

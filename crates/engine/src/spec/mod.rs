@@ -27,6 +27,9 @@ pub(crate) fn validate(config: &Config, host: &HostConfig) -> Result<(), Error> 
     resources::validate(host)?;
     Security::parse(host)?;
     namespaces(host)?;
+    if let Some(health) = &config.healthcheck {
+        crate::health::validate(health)?;
+    }
     if !config.stop_signal.is_empty() {
         crate::signal::parse(&config.stop_signal)?;
     }

@@ -95,14 +95,6 @@ pub struct HealthConfig {
     pub retries: i64,
 }
 
-impl HealthConfig {
-    /// Whether it asks for probes (or changes to the image's) rather than for none.
-    pub fn is_active(&self) -> bool {
-        let none = self.test.first().is_some_and(|first| first == "NONE");
-        !none && *self != Self::default() && *self != Self { test: List::empty(), ..Self::default() }
-    }
-}
-
 pub(super) fn is_false(value: &bool) -> bool {
     !value
 }

@@ -114,7 +114,6 @@ impl Config {
     /// The fields that ask for something that the engine does not serve.
     pub fn not_served(&self) -> Vec<String> {
         let mut refused = Refused::default();
-        refused.when(self.healthcheck.as_ref().is_some_and(|probe| probe.is_active()), "Healthcheck");
         refused.when(!self.mac_address.is_empty(), "MacAddress");
         refused.when(self.network_disabled, "NetworkDisabled");
         refused.0
@@ -280,7 +279,7 @@ mod tests {
     #[test]
     fn what_is_not_served_is_named() {
         let body = json!({
-            "Healthcheck": {"Test": ["CMD", "true"]}, "MacAddress": "02:42:ac:11:00:02",
+            "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
                 "VolumesFrom": ["a"], "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "SecurityOpt": ["label=disable", "apparmor=x", "no-new-privileges"],
@@ -289,7 +288,6 @@ mod tests {
         });
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
         let expected = [
-            "Healthcheck",
             "MacAddress",
             "HostConfig.LogConfig.Type (syslog)",
             "HostConfig.VolumesFrom",
@@ -302,14 +300,6 @@ mod tests {
             "NetworkingConfig.EndpointsConfig[n].Aliases",
         ];
         assert_eq!(request.not_served(), expected);
-    }
-
-    #[test]
-    fn no_probe_and_the_images_probe_are_served() {
-        for probe in [json!({"Test": ["NONE"]}), json!({}), json!({"Test": []}), json!({"Test": null})] {
-            let request = CreateRequest::from_slice(json!({"Healthcheck": probe}).to_string().as_bytes()).expect("decodes");
-            assert!(request.not_served().is_empty(), "{probe}");
-        }
     }
 
     #[test]
