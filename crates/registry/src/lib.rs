@@ -1,12 +1,20 @@
 //! Client of the OCI distribution protocol: manifests and blobs of remote repositories, verified as they stream.
+//!
+//! Nothing is set up before the first request: a client that is never used costs no connection, no certificates and no memory to speak of.
 #![forbid(unsafe_code)]
 
+mod auth;
+mod blob;
+mod client;
+mod endpoint;
 mod error;
+mod manifest;
+mod verify;
 
-pub use error::Error;
-
-/// What the functions of this crate answer.
-pub type Result<T> = std::result::Result<T, Error>;
+pub use blob::BlobSink;
+pub use client::{Options, Registry};
+pub use error::{Error, Result};
+pub use manifest::{Document, choose_platform};
 
 /// A user at a registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,7 +30,3 @@ impl std::fmt::Debug for Credentials {
         write!(out, "Credentials({}, …)", self.username)
     }
 }
-
-/// The client. Connections and TLS are set up when the first request is made.
-#[derive(Debug)]
-pub struct Registry {}

@@ -10,7 +10,7 @@ use types::image::{Descriptor, ImageConfig, Manifest, media_type};
 use types::{Digest, ImageRef};
 
 use crate::catalog::{Catalog, Image, ImageLayer, Layer, Name, Origin, kind};
-use crate::layer::{LayerHold, StagedLayer, StagingDir, chain_ids};
+use crate::layer::{LayerHold, StagedLayer, chain_ids};
 use crate::records::{Records, Transaction};
 use crate::{Error, Result, Store};
 
@@ -21,6 +21,8 @@ pub struct NewImage {
     pub config: Vec<u8>,
     /// The manifest, byte for byte with its media type; one is made when absent.
     pub manifest: Option<(String, Vec<u8>)>,
+    /// What names point at besides, byte for byte: the index that lists the manifest.
+    pub documents: Vec<Vec<u8>>,
     /// The layers, lowest first, as many as the configuration has diffIDs.
     pub layers: Vec<NewLayer>,
     /// The image that it was made from here.
@@ -35,7 +37,7 @@ pub enum NewLayer {
     /// One that the store has.
     Present(LayerHold),
     /// One that was just unpacked, and where it came from.
-    Staged(Box<StagedLayer>, Option<Origin>),
+    Staged(Arc<StagedLayer>, Option<Origin>),
 }
 
 /// One line of `history`, newest first.
@@ -193,6 +195,9 @@ impl Store {
         }
         let id = self.content().write_unsynced(&new.config)?;
         let manifest = self.write_manifest(new.manifest, &new.config, &id, &parts.records)?;
+        for document in &new.documents {
+            self.content().write_unsynced(document)?;
+        }
         fail_point("store.image.staged");
         sync_filesystem(&self.root.join("content"))?;
         fail_point("store.image.synced");
@@ -257,13 +262,13 @@ impl Store {
         let mut catalog = Catalog::clone(&self.catalog());
         let mut transaction = Transaction::new();
         let mut moves = Vec::new();
-        for (directory, record) in &parts.staged {
+        for (staged, record) in &parts.staged {
             // Somebody else may have brought the same layer meanwhile; then this one is dropped.
             if !catalog.layers.contains_key(&record.key) {
                 let path = self.layers_dir().join(&record.key);
                 // What a failed attempt left there.
                 self.reaper.bury(&path)?;
-                moves.push((directory.0.clone(), path));
+                moves.push((staged.dir().to_owned(), path));
                 transaction.put(kind::LAYER, &record.key, record.as_ref())?;
                 catalog.layers.insert(record.key.clone(), Arc::clone(record));
             }
@@ -302,7 +307,7 @@ struct Parts {
     records: Vec<Arc<Layer>>,
     /// Where their files are now, lowest first.
     directories: Vec<PathBuf>,
-    staged: Vec<(StagingDir, Arc<Layer>)>,
+    staged: Vec<(Arc<StagedLayer>, Arc<Layer>)>,
     holds: Vec<LayerHold>,
 }
 
@@ -316,11 +321,15 @@ impl Parts {
                 (record, directory)
             }
             NewLayer::Staged(staged, origin) => {
+                // Somebody who unpacked it together with us may have published it.
+                if let Some(hold) = store.find_layer(staged.diff_id(), chain_id) {
+                    return self.add(store, NewLayer::Present(hold), chain_id);
+                }
                 let below: Vec<PathBuf> = self.directories.iter().rev().cloned().collect();
                 staged.complete(&below)?;
                 let record = Arc::new(Layer { origins: origin.into_iter().collect(), ..staged.record(chain_id) });
                 let directory = staged.fs_dir();
-                self.staged.push((staged.into_dir(), Arc::clone(&record)));
+                self.staged.push((staged, Arc::clone(&record)));
                 (record, directory)
             }
         };

@@ -57,7 +57,8 @@ impl Store {
         self.commit_image(NewImage {
             config,
             manifest: None,
-            layers: vec![NewLayer::Staged(Box::new(staged), None)],
+            documents: Vec::new(),
+            layers: vec![NewLayer::Staged(Arc::new(staged), None)],
             parent: None,
             names: options.name.iter().map(|name| (name.clone(), None)).collect(),
         })

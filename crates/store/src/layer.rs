@@ -74,15 +74,19 @@ impl StagedLayer {
         }
     }
 
-    /// Hands over the directory that holds it, to be published.
-    pub(crate) fn into_dir(self) -> StagingDir {
-        self.directory
+    /// Whether it takes something from the layers below it, so that it is finished for one image only.
+    pub fn depends_on_others(&self) -> bool {
+        !self.unpacked.extracted.needs.is_empty()
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.directory.0
     }
 }
 
 /// A directory in the staging area. Dropped, it is removed, unless it has been moved away.
 #[derive(Debug)]
-pub(crate) struct StagingDir(pub(crate) PathBuf);
+struct StagingDir(PathBuf);
 
 impl Drop for StagingDir {
     fn drop(&mut self) {
@@ -242,7 +246,7 @@ impl Store {
 }
 
 /// The digests that stand for each layer with all those below it (OCI image specification, "Layer ChainID").
-pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         let next = match chain.last() {

@@ -44,7 +44,7 @@ pub use ephemeral::Ephemeral;
 pub use error::{Error, Result};
 pub use image::{HistoryEntry, NewImage, NewLayer};
 pub use import::ImportOptions;
-pub use layer::{LayerHold, StagedLayer};
+pub use layer::{LayerHold, StagedLayer, chain_ids};
 pub use load::Loaded;
 pub use records::{Records, Transaction};
 pub use remove::{ImageUser, Removal};

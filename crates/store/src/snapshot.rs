@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use rustix::fs::{Gid, Uid};
 
 use crate::catalog::{Image, RootAttributes};
-use crate::layer::{SNAPSHOT_LAYERS, read_layers};
+use crate::layer::SNAPSHOT_LAYERS;
 use crate::store::{entries, file_name};
 use crate::{Error, Result, Store};
 
@@ -45,12 +45,13 @@ impl Store {
         made
     }
 
-    /// The directories of a snapshot that exists, after a restart of the engine as well.
+    /// The directories of a snapshot that exists, after a restart of the engine as well. Does not wait for the disk.
     pub fn snapshot(&self, id: &str) -> Result<Snapshot> {
-        check_id(id)?;
-        let directory = self.container_dir(id);
-        let keys = read_layers(&directory).ok_or_else(|| Error::NoSuchSnapshot(id.to_owned()))?;
-        Ok(self.describe(&directory, &keys))
+        let keys = {
+            let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            holds.snapshots.get(id).cloned().ok_or_else(|| Error::NoSuchSnapshot(id.to_owned()))?
+        };
+        Ok(self.describe(&self.container_dir(id), &keys))
     }
 
     /// The ids of all containers that have a directory here, whatever state it is in: what has no record is to be removed.
@@ -59,19 +60,14 @@ impl Store {
     }
 
     /// Removes the container's whole directory: on return it is gone by name; its files go in the background, which is taken up again at the next start. Absence is success.
+    /// Layers whose image was removed before go with their last container.
     pub fn remove_snapshot(&self, id: &str) -> Result<()> {
         check_id(id)?;
         self.reaper.bury(&self.container_dir(id))?;
-        self.release(id);
-        Ok(())
-    }
-
-    /// Drops layers whose image was removed while the container `id` still had them. Call it now and then after [`Store::remove_snapshot`], off the path of replies; it may wait for the disk.
-    pub fn drop_released_layers(&self) -> Result<()> {
+        let released = self.release(id);
         let catalog = self.catalog();
         let of_images: HashSet<&str> = catalog.images().flat_map(|image| &image.layers).map(|layer| layer.key.as_str()).collect();
-        // Nearly always every layer is an image's, and there is nothing to do.
-        match catalog.layers.keys().all(|key| of_images.contains(key.as_str())) {
+        match released.iter().all(|key| of_images.contains(key.as_str())) {
             true => Ok(()),
             false => self.drop_unused_layers(&self.write()).map(|_| ()),
         }
@@ -96,10 +92,10 @@ impl Store {
         Ok(())
     }
 
-    fn release(&self, id: &str) {
+    fn release(&self, id: &str) -> Vec<String> {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        holds.snapshots.remove(id);
         holds.unknown.remove(id);
+        holds.snapshots.remove(id).unwrap_or_default()
     }
 
     fn make_snapshot(&self, id: &str, keys: &[String], root: Option<RootAttributes>) -> Result<Snapshot> {

@@ -43,6 +43,9 @@ pub enum Error {
         /// Why it can't be used.
         reason: String,
     },
+    /// A tag that would be a digest.
+    #[error("refusing to create a tag with a digest reference: {0}")]
+    TagDigest(String),
     /// Another pull of the same layer failed.
     #[error("{0}")]
     Shared(String, ErrorKind),
@@ -56,7 +59,9 @@ impl Classify for Error {
         match self {
             Self::Store(error) => error.kind(),
             Self::Registry(error) => error.kind(),
-            Self::Reference(_) | Self::Filter(_) | Self::FilterValue { .. } | Self::Unusable { .. } => ErrorKind::InvalidInput,
+            Self::Reference(_) | Self::TagDigest(_) | Self::Filter(_) | Self::FilterValue { .. } | Self::Unusable { .. } => {
+                ErrorKind::InvalidInput
+            }
             Self::Platform { .. } => ErrorKind::NotFound,
             Self::Shared(_, kind) => *kind,
             Self::Task(_) => ErrorKind::Internal,

@@ -1,10 +1,20 @@
-//! Lists and details of images.
+//! Lists and details of images, and the filters that select them.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use store::Image;
-use types::Digest;
+use jiff::Timestamp;
+use store::{Catalog, Image, Store};
+use types::{Digest, ImageRef};
+
+use super::glob;
+use super::{Error, ListRequest, Result, Users};
+use crate::request::Filters;
+
+const LIST_FILTERS: [&str; 7] = ["before", "dangling", "label", "label!", "reference", "since", "until"];
+const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
 
 /// One line of a list.
 #[derive(Debug, Clone)]
@@ -42,4 +52,143 @@ pub struct ImageDetails {
     pub lower: Vec<PathBuf>,
     /// The remark of its newest history line, or of its configuration.
     pub comment: String,
+}
+
+pub(super) fn list(catalog: &Catalog, request: &ListRequest, users: &Users) -> Result<Vec<ImageSummary>> {
+    known(&request.filters, &LIST_FILTERS)?;
+    let selection = Selection::new(catalog, &request.filters)?;
+    let shared: HashMap<Digest, u64> = match request.shared_size {
+        true => catalog.image_usage().into_iter().map(|usage| (usage.id, usage.shared)).collect(),
+        false => HashMap::new(),
+    };
+    let mut lines: Vec<ImageSummary> = Vec::new();
+    for image in catalog.images() {
+        let tags = catalog.tags_of(&image.id);
+        let digests = catalog.digests_of(&image.id);
+        let nameless = tags.is_empty() && digests.is_empty();
+        let is_step = nameless && catalog.children_of(&image.id).next().is_some();
+        if (is_step && !request.all) || !selection.takes(image, nameless && !is_step) {
+            continue;
+        }
+        let repo_tags = selection.names(tags);
+        let repo_digests = selection.names(digests);
+        if selection.by_name() && repo_tags.is_empty() && repo_digests.is_empty() {
+            continue;
+        }
+        lines.push(ImageSummary {
+            image: Arc::clone(image),
+            parent: image.parent.clone(),
+            repo_tags,
+            repo_digests,
+            created: created(image).map_or(0, Timestamp::as_second),
+            size: image.size(),
+            shared_size: request.shared_size.then(|| shared.get(&image.id).copied().unwrap_or(0)),
+            containers: users(&image.id).len(),
+        });
+    }
+    lines.sort_by_key(|line| Reverse(created(&line.image)));
+    Ok(lines)
+}
+
+pub(super) fn details(store: &Store, catalog: &Catalog, image: Arc<Image>) -> ImageDetails {
+    let familiar = |names: Vec<&ImageRef>| names.into_iter().map(ImageRef::familiar).collect();
+    let comment = match image.config.comment.as_str() {
+        "" => image.config.history.last().map(|step| step.comment.clone()).unwrap_or_default(),
+        comment => comment.to_owned(),
+    };
+    ImageDetails {
+        repo_tags: familiar(catalog.tags_of(&image.id)),
+        repo_digests: familiar(catalog.digests_of(&image.id)),
+        size: image.size(),
+        lower: store.lowerdirs(&image),
+        comment,
+        image,
+    }
+}
+
+/// The images that a prune may remove, parents after their children: those without a name, or all that nobody uses.
+pub(super) fn prunable(catalog: &Catalog, filters: &Filters, users: &Users) -> Result<Vec<Arc<Image>>> {
+    known(filters, &PRUNE_FILTERS)?;
+    let only_dangling = flag(filters, "dangling")?.unwrap_or(true);
+    let mut others = filters.clone();
+    others.remove("dangling");
+    let selection = Selection::new(catalog, &others)?;
+    let is_named = |image: &Image| !catalog.tags_of(&image.id).is_empty() || !catalog.digests_of(&image.id).is_empty();
+    let goes = |image: &&Arc<Image>| {
+        let is_step = catalog.children_of(&image.id).next().is_some();
+        !is_step && !(only_dangling && is_named(image)) && selection.takes(image, true) && users(&image.id).is_empty()
+    };
+    Ok(catalog.images().filter(goes).cloned().collect())
+}
+
+/// When an image says that it was made.
+pub(super) fn created(image: &Image) -> Option<Timestamp> {
+    image.config.created.as_deref().and_then(|text| text.parse().ok())
+}
+
+/// Filters, understood.
+struct Selection<'f> {
+    filters: &'f Filters,
+    dangling: Option<bool>,
+    patterns: &'f [String],
+    before: Option<Timestamp>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl<'f> Selection<'f> {
+    fn new(catalog: &Catalog, filters: &'f Filters) -> Result<Self> {
+        let moments = |key: &str| -> Result<Vec<Timestamp>> {
+            crate::filter::values(filters, key).iter().map(|name| Ok(created(&*catalog.resolve(name)?).unwrap_or(Timestamp::MIN))).collect()
+        };
+        let until: Result<Vec<Timestamp>> = crate::filter::values(filters, "until")
+            .iter()
+            .map(|text| {
+                crate::filter::moment("until", text).map_err(|_| Error::FilterValue { key: "until".to_owned(), value: text.clone() })
+            })
+            .collect();
+        Ok(Self {
+            filters,
+            dangling: flag(filters, "dangling")?,
+            patterns: crate::filter::values(filters, "reference"),
+            before: moments("before")?.into_iter().min(),
+            since: moments("since")?.into_iter().max(),
+            until: until?.into_iter().min(),
+        })
+    }
+
+    fn takes(&self, image: &Image, dangling: bool) -> bool {
+        let at = created(image).unwrap_or(Timestamp::MIN);
+        let labels = image.config.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
+        self.dangling.is_none_or(|wanted| wanted == dangling)
+            && self.before.is_none_or(|before| at < before)
+            && self.since.is_none_or(|since| at > since)
+            && self.until.is_none_or(|until| at < until)
+            && crate::filter::labels_match(self.filters, &labels)
+    }
+
+    fn by_name(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// The names that the patterns select, in the familiar form.
+    fn names(&self, names: Vec<&ImageRef>) -> Vec<String> {
+        let fits = |name: &ImageRef| {
+            let forms = [name.familiar(), name.familiar_name(), name.to_string(), name.repository()];
+            self.patterns.iter().any(|pattern| forms.iter().any(|form| glob::matches(pattern, form)))
+        };
+        names.into_iter().filter(|name| !self.by_name() || fits(name)).map(ImageRef::familiar).collect()
+    }
+}
+
+fn known(filters: &Filters, keys: &[&str]) -> Result<()> {
+    match filters.keys().find(|key| !keys.contains(&key.as_str())) {
+        Some(key) => Err(Error::Filter(key.clone())),
+        None => Ok(()),
+    }
+}
+
+fn flag(filters: &Filters, key: &str) -> Result<Option<bool>> {
+    crate::filter::flag(filters, key)
+        .map_err(|_| Error::FilterValue { key: key.to_owned(), value: crate::filter::values(filters, key).join(",") })
 }

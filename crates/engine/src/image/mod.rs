@@ -3,12 +3,13 @@
 //! Work on disks happens on blocking threads of the store; what moves between them and the network are bounded channels of [`Bytes`].
 
 mod error;
+mod glob;
 mod list;
 mod pull;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +17,8 @@ use registry::{Credentials, Registry};
 use store::{Image, ImageUser, Removal, Store};
 use tokio::sync::mpsc;
 use types::{Digest, ImageRef, Platform};
+
+use stream::{BodyReader, BodyWriter};
 
 pub use error::Error;
 pub use list::{ImageDetails, ImageSummary};
@@ -81,12 +84,12 @@ pub struct RegistrySettings {
 impl Images {
     /// The operations on the images of a store. Nothing is connected before it is needed.
     pub fn new(store: Arc<Store>, settings: RegistrySettings, users: Users) -> Self {
-        let _ = (store, settings, users);
-        todo!()
+        let options = registry::Options { insecure: settings.insecure, user_agent: settings.user_agent, ..registry::Options::default() };
+        Self { store, registry: Arc::new(Registry::new(options)), users, downloads: Arc::default() }
     }
 
     /// Fetches an image (`:latest` implied) for a platform, this machine's if absent. Layers that the store has are not fetched again; two pulls of the same layer share one download.
-    /// Progress is sent as Docker words it; a receiver that is gone or full loses lines (never the last of a layer), not the pull.
+    /// Progress is sent as Docker words it; a receiver that is gone or full loses lines, which does not hold up the pull.
     pub async fn pull(
         &self,
         reference: &ImageRef,
@@ -94,75 +97,141 @@ impl Images {
         credentials: Option<&Credentials>,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Pulled> {
-        let _ = (reference, platform, credentials, progress);
-        todo!()
+        let pull = pull::Pull {
+            store: Arc::clone(&self.store),
+            registry: Arc::clone(&self.registry),
+            downloads: Arc::clone(&self.downloads),
+            reference: reference.clone().with_default_tag(),
+            platform: platform.cloned(),
+            credentials: credentials.cloned(),
+            progress,
+        };
+        pull.run().await
     }
 
     /// Makes an image of one layer from an archive.
     pub async fn import(&self, input: Body, options: ImportOptions) -> Result<Arc<Image>> {
-        let _ = (input, options);
-        todo!()
+        self.block(move |store| Ok(store.import(&mut BodyReader::new(input), &options)?)).await
     }
 
     /// Loads the images of an archive.
     pub async fn load(&self, input: Body, platform: Option<Platform>) -> Result<Vec<LoadedImage>> {
-        let _ = (input, platform);
-        todo!()
+        let loaded = self.block(move |store| Ok(store.load(&mut BodyReader::new(input), platform.as_ref())?)).await?;
+        let plain = |loaded: store::Loaded| LoadedImage {
+            id: loaded.image.id.clone(),
+            names: loaded.names.iter().map(ImageRef::familiar).collect(),
+        };
+        Ok(loaded.into_iter().map(plain).collect())
     }
 
     /// Starts writing images to an archive. References are checked before this answers; what fails later ends the stream with an error.
     pub async fn save(&self, references: Vec<String>, platform: Option<Platform>) -> Result<Body> {
-        let _ = (references, platform);
-        todo!()
+        let catalog = self.store.catalog();
+        for reference in &references {
+            catalog.resolve(reference)?;
+        }
+        let (sender, body) = mpsc::channel(stream::PIECES_WAITING_MAX);
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || {
+            let mut writer = BodyWriter::new(sender.clone());
+            let saved =
+                store.save(&references, platform.as_ref(), &mut writer).map_err(|error| io::Error::other(types::error::chain(&error)));
+            if let Err(error) = saved.and_then(|()| writer.flush()) {
+                // Nobody is there to be told if the client has gone.
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Ok(body)
     }
 
     /// The images that pass the filters, the latest made first.
     pub async fn list(&self, request: &ListRequest) -> Result<Vec<ImageSummary>> {
-        let _ = request;
-        todo!()
+        list::list(&self.store.catalog(), request, &self.users)
     }
 
     /// The image that a name, id or prefix means. Does not wait.
     pub fn find(&self, reference: &str) -> Result<Arc<Image>> {
-        let _ = reference;
-        todo!()
+        Ok(self.store.resolve(reference)?)
     }
 
     /// Everything about one image.
     pub fn inspect(&self, reference: &str) -> Result<ImageDetails> {
-        let _ = reference;
-        todo!()
+        let catalog = self.store.catalog();
+        let image = catalog.resolve(reference)?;
+        Ok(list::details(&self.store, &catalog, image))
     }
 
     /// What each step of an image's making did, newest first.
     pub fn history(&self, reference: &str) -> Result<Vec<HistoryEntry>> {
-        let _ = reference;
-        todo!()
+        Ok(self.store.history(&*self.store.resolve(reference)?))
     }
 
     /// Gives an image another name: `repository` without a tag, and the tag (`latest` if empty).
     pub async fn tag(&self, reference: &str, repository: &str, tag: &str) -> Result<()> {
-        let _ = (reference, repository, tag);
-        todo!()
+        let image = self.find(reference)?;
+        let repository: ImageRef = repository.parse()?;
+        let name = match tag {
+            "" => repository.with_default_tag(),
+            tag => repository.with_tag(tag)?,
+        };
+        if name.digest().is_some() {
+            return Err(Error::TagDigest(name.familiar()));
+        }
+        self.block(move |store| Ok(store.tag(&image.id, &name)?)).await.map(|_| ())
     }
 
     /// Removes a name or an image by Docker's rules.
     pub async fn remove(&self, reference: &str, force: bool, noprune: bool) -> Result<Vec<Removal>> {
-        let _ = (reference, force, noprune);
-        todo!()
+        let (reference, users) = (reference.to_owned(), Arc::clone(&self.users));
+        self.block(move |store| Ok(store.remove_image(&reference, force, noprune, &|image| users(image))?)).await
     }
 
     /// Removes images that nobody uses: nameless ones, or with the filter `dangling=false` all. Filters: `dangling`, `label`, `label!`, `until`.
     pub async fn prune(&self, filters: &BTreeMap<String, Vec<String>>) -> Result<Pruned> {
-        let _ = filters;
-        todo!()
+        let (filters, users) = (filters.clone(), Arc::clone(&self.users));
+        self.block(move |store| prune(&store, &filters, &users)).await
     }
 
     /// The ids of the image that `reference` means and of all that have its layers at their bottom, for the filter `ancestor` of containers. Empty if there is none.
     pub fn descendants(&self, reference: &str) -> Vec<Digest> {
-        let _ = reference;
-        todo!()
+        let catalog = self.store.catalog();
+        let Ok(ancestor) = catalog.resolve(reference) else {
+            return Vec::new();
+        };
+        let descends = |image: &&Arc<Image>| {
+            let bottom = image.layers.iter().map(|layer| &layer.diff_id).take(ancestor.layers.len());
+            image.id == ancestor.id || (!ancestor.layers.is_empty() && bottom.eq(ancestor.layers.iter().map(|layer| &layer.diff_id)))
+        };
+        catalog.images().filter(descends).map(|image| image.id.clone()).collect()
     }
+
+    /// Does work of the store on a thread that may block.
+    async fn block<T: Send + 'static>(&self, work: impl FnOnce(Arc<Store>) -> Result<T> + Send + 'static) -> Result<T> {
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || work(store)).await?
+    }
+}
+
+/// Removes what can be removed; one image that is in use after all does not keep the others.
+fn prune(store: &Store, filters: &BTreeMap<String, Vec<String>>, users: &Users) -> Result<Pruned> {
+    let before = store.catalog();
+    let mut pruned = Pruned::default();
+    for image in list::prunable(&before, filters, users)? {
+        let catalog = store.catalog();
+        let names = catalog.tags_of(&image.id).into_iter().chain(catalog.digests_of(&image.id)).map(ImageRef::to_string);
+        let names: Vec<String> = names.collect();
+        // Digests may go with the last tag; nameless images go by their id.
+        let references = if names.is_empty() { vec![image.id.to_string()] } else { names };
+        for reference in references {
+            match store.remove_image(&reference, false, false, &|image| users(image)) {
+                Ok(removed) => pruned.removed.extend(removed),
+                Err(store::Error::NoSuchImage(_) | store::Error::ImageInUse(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    pruned.reclaimed = before.layers_size().saturating_sub(store.catalog().layers_size());
+    Ok(pruned)
 }
 
 impl std::fmt::Debug for Images {
