@@ -12,6 +12,7 @@ use kernel::spawn::{self, Child, Spawn};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
+use serde::Serialize;
 
 use crate::protocol::{Event, FdRole, Header, LaunchRequest, MonitorMessage, Reply, Request, RequestMessage, VERSION};
 use crate::{Error, wire};
@@ -204,14 +205,29 @@ impl Handle {
         }
         roles.extend(fds.clients.iter().map(|_| FdRole::Client));
         all.extend_from_slice(&fds.clients);
-        let request = Request::Launch(Box::new(request.clone()));
-        self.send_message(&RequestMessage { v: VERSION, id: LAUNCH_ID, request, fds: roles }, &all)
+        self.send_message(&LaunchMessage { v: VERSION, id: LAUNCH_ID, request: Borrowed::Launch(request), fds: roles }, &all)
     }
 
-    fn send_message(&self, message: &RequestMessage, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    fn send_message(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let text = serde_json::to_vec(message).map_err(Error::Malformed)?;
         wire::send(self.socket.as_fd(), &text, fds)
     }
+}
+
+/// [`RequestMessage`] with a launch, on the wire the same, without a copy of what is often the longest message of all.
+#[derive(Serialize)]
+struct LaunchMessage<'a> {
+    v: u32,
+    id: u64,
+    request: Borrowed<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fds: Vec<FdRole>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Borrowed<'a> {
+    Launch(&'a LaunchRequest),
 }
 
 impl AsFd for Handle {

@@ -59,7 +59,45 @@ pub struct Container {
     pub exec_exits: VecDeque<ExecExit>,
 }
 
+/// What is kept open for a container.
+#[derive(Debug)]
+pub struct Kept {
+    /// See [`Container::group`].
+    pub group: Group,
+    /// See [`Container::exit_record`].
+    pub exit_record: File,
+    /// See [`Container::mounts`].
+    pub mounts: File,
+    /// See [`Container::seccomp`].
+    pub seccomp: Option<OwnedFd>,
+    /// See [`Container::oom`].
+    pub oom: Option<OomWatch>,
+}
+
 impl Container {
+    /// A container that was just started.
+    pub fn new(id: String, spec: oci::Spec, started: Started, kept: Kept) -> Self {
+        Self {
+            id,
+            spec,
+            seccomp: kept.seccomp,
+            group: kept.group,
+            oom: kept.oom,
+            oom_kills: 0,
+            oom_check_at: None,
+            mounts: Some(kept.mounts),
+            started,
+            paused: false,
+            exit_record: kept.exit_record,
+            kill_at: None,
+            ended: None,
+            exit: None,
+            exit_at: None,
+            acknowledged: false,
+            exec_exits: VecDeque::new(),
+        }
+    }
+
     /// Until when its mounts are held after the exit for an acknowledgement.
     pub fn hold_until(&self, engines: &Engines) -> Option<Instant> {
         let exit_at = self.exit_at.filter(|_| !self.acknowledged)?;

@@ -1,6 +1,5 @@
 //! Starting the container, and further processes in it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,11 +7,11 @@ use std::path::Path;
 use cgroup::OomWatch;
 use monitor::protocol::FdRole;
 use monitor::{ErrorCode, ExecRequest, Failure, LaunchRequest, Reply, Root, Started, exit_record};
-use runtime::{ExecTarget, Joining, Launch, Running, Stdio, oci};
+use runtime::{Created, ExecTarget, Joining, Launch, Running, Stdio, oci};
 use rustix::pipe::PipeFlags;
 use types::Classify;
 
-use super::container::{Container, read_program, start_ticks};
+use super::container::{Container, Kept, read_program, start_ticks};
 use super::log::LogWriter;
 use super::poll::{Interest, Token};
 use super::process::{Process, Streams};
@@ -55,72 +54,54 @@ impl Monitor {
         let exit_record = exit_record::prepare(&request.exit_record).map_err(|error| failure("exit record", &error))?;
         self.log = request.log.as_ref().map(LogWriter::open).transpose().map_err(|error| failure("open log", &error))?;
         let system = cgroup::System::detect().map_err(|error| classified("cgroup", &error))?;
-        let program = given.seccomp.as_ref().map(read_program).transpose().map_err(|error| failure("read seccomp program", &error))?;
-        let init = if request.init { Some(own_program().map_err(|error| failure("open init", &error))?) } else { None };
         let size = terminal_size(request.spec.process.as_ref());
-        let (ends, mut streams) = match size {
+        let (ends, streams) = match size {
             Some(_) => (None, Streams::default()),
             None => {
                 pipes(request.open_stdin).map(|(ends, streams)| (Some(ends), streams)).map_err(|error| failure("make pipes", &error))?
             }
         };
-        let mut launch = Launch::new(&request.id, &request.spec, root(&request.root), stdio(ends.as_ref(), size));
-        launch.namespaces.net = given.net.as_ref().map(AsFd::as_fd);
-        launch.namespaces.ipc = given.ipc.as_ref().map(AsFd::as_fd);
-        launch.namespaces.uts = given.uts.as_ref().map(AsFd::as_fd);
-        launch.namespaces.pid = given.pid.as_ref().map(AsFd::as_fd);
-        launch.cgroup = Some(runtime::Group { system: &system, path: Path::new(&request.cgroup) });
-        launch.seccomp_program = program.as_deref();
-        launch.init = init.as_ref().map(AsFd::as_fd);
-        launch.user = Some(request.user.clone()).filter(|user| !user.is_empty());
-        launch.additional_groups.clone_from(&request.additional_groups);
-
-        // Without its monitor nobody would log, reap or stop it.
-        launch.die_with_caller = true;
-        let created = runtime::create(&launch).map_err(|error| runtime_failure(&error))?;
-        let oom =
-            created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?.flatten();
+        let created = create(&request, &given, &system, stdio(ends.as_ref(), size))?;
+        drop(ends);
+        let oom = created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?;
         let pid = created.pid.as_raw_nonzero().get();
         let mounts = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map_err(|error| failure("hold the mount namespace", &error))?;
         let start_ticks = start_ticks(pid).map_err(|error| failure("read the start time", &error))?;
         let mut running = created.start().map_err(|error| runtime_failure(&error))?;
-        drop(ends);
 
         let started = Started { pid, start_ticks, at_ns: now_ns() };
-        if let Some(master) = running.tty_master.take() {
-            streams = terminal_streams(master, request.open_stdin).map_err(|error| failure("use the terminal", &error))?;
-        }
         let group = running.group.take().unwrap_or_else(|| cgroup::Group::open(&system, Path::new(&request.cgroup)));
-        let mut process =
-            Process::new(&self.poll, 0, None, pid, running.pidfd, streams).map_err(|error| failure("watch the process", &error))?;
-        process.stdin_once = request.stdin_once;
-        self.processes.push(process);
-        if let Some(oom) = &oom {
+        self.watch_first(running, streams, &request)?;
+        if let Some(Some(oom)) = &oom {
             let _ = self.poll.add(oom, Token::Oom, Interest::READ);
         }
-        self.container = Some(Container {
-            id: request.id,
-            spec: reduced(*request.spec, given.seccomp.is_some()),
-            seccomp: given.seccomp,
-            group,
-            oom,
-            oom_kills: 0,
-            oom_check_at: None,
-            mounts: Some(mounts),
-            started: started.clone(),
-            paused: false,
-            exit_record,
-            kill_at: None,
-            ended: None,
-            exit: None,
-            exit_at: None,
-            acknowledged: false,
-            exec_exits: VecDeque::new(),
-        });
+        let precompiled = given.seccomp.is_some();
+        let spec = reduced(*request.spec, precompiled);
+        let container = Container::new(
+            request.id,
+            spec,
+            started.clone(),
+            Kept { group, exit_record, mounts, seccomp: given.seccomp, oom: oom.flatten() },
+        );
+        self.container = Some(container);
         for (attach, socket) in request.attach.iter().zip(given.clients) {
             self.seat_client(0, socket, attach);
         }
         Ok(started)
+    }
+
+    /// Waits for the first process's output and its end from now on.
+    fn watch_first(&mut self, running: Running, streams: Streams, request: &LaunchRequest) -> Result<(), Failure> {
+        let pid = running.pid.as_raw_nonzero().get();
+        let streams = match running.tty_master {
+            Some(master) => terminal_streams(master, request.open_stdin).map_err(|error| failure("use the terminal", &error))?,
+            None => streams,
+        };
+        let mut process =
+            Process::new(&self.poll, 0, None, pid, running.pidfd, streams).map_err(|error| failure("watch the process", &error))?;
+        process.stdin_once = request.stdin_once;
+        self.processes.push(process);
+        Ok(())
     }
 
     /// Starts another process in the container.
@@ -184,6 +165,25 @@ impl Monitor {
         }
         Ok((running, streams))
     }
+}
+
+/// Makes the container up to the point where its program would be executed.
+fn create(request: &LaunchRequest, given: &Given, system: &cgroup::System, stdio: Stdio<'_>) -> Result<Created, Failure> {
+    let program = given.seccomp.as_ref().map(read_program).transpose().map_err(|error| failure("read seccomp program", &error))?;
+    let init = if request.init { Some(own_program().map_err(|error| failure("open init", &error))?) } else { None };
+    let mut launch = Launch::new(&request.id, &request.spec, root(&request.root), stdio);
+    launch.namespaces.net = given.net.as_ref().map(AsFd::as_fd);
+    launch.namespaces.ipc = given.ipc.as_ref().map(AsFd::as_fd);
+    launch.namespaces.uts = given.uts.as_ref().map(AsFd::as_fd);
+    launch.namespaces.pid = given.pid.as_ref().map(AsFd::as_fd);
+    launch.cgroup = Some(runtime::Group { system, path: Path::new(&request.cgroup) });
+    launch.seccomp_program = program.as_deref();
+    launch.init = init.as_ref().map(AsFd::as_fd);
+    launch.user = Some(request.user.clone()).filter(|user| !user.is_empty());
+    launch.additional_groups.clone_from(&request.additional_groups);
+    // Without its monitor nobody would log, reap or stop it.
+    launch.die_with_caller = true;
+    runtime::create(&launch).map_err(|error| runtime_failure(&error))
 }
 
 impl Given {
