@@ -30,6 +30,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -190,6 +192,7 @@ pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
         link.text(IFLA_IFNAME, pair.host_name);
         link.number(IFLA_MTU, pair.mtu);
         link.number(IFLA_MASTER, pair.bridge);
+        single_queue(link);
         link.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "veth");
             info.nest(IFLA_INFO_DATA, |data| {
@@ -197,6 +200,7 @@ pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
                     peer.text(IFLA_IFNAME, pair.inside_name);
                     peer.bytes(IFLA_ADDRESS, &pair.mac.0);
                     peer.number(IFLA_MTU, pair.mtu);
+                    single_queue(peer);
                     peer.number(IFLA_NET_NS_FD, pair.netns.as_raw_fd() as u32);
                 });
             });
@@ -277,6 +281,12 @@ fn add_address(batch: &mut Batch, index: u32, address: Subnet) {
         attributes.bytes(IFA_ADDRESS, &address.address().octets());
         attributes.bytes(IFA_BROADCAST, &address.last().octets());
     });
+}
+
+/// By default there is a queue per processor, each with files of its own to make and remove, and nothing uses more than one.
+fn single_queue(link: &mut Attributes<'_>) {
+    link.number(IFLA_NUM_TX_QUEUES, 1);
+    link.number(IFLA_NUM_RX_QUEUES, 1);
 }
 
 /// Without IPv6 on the network a link-local address would only cost: duplicate detection, multicast reports, slower removal.
