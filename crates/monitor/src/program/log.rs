@@ -58,41 +58,34 @@ impl LogWriter {
     /// Records a piece of output that was read at `now_ns` (nanoseconds of Unix time).
     pub fn append(&mut self, stream: Stream, piece: &[u8], now_ns: i64) -> io::Result<()> {
         let time = timestamp(now_ns);
+        let mut begun = std::mem::take(&mut self.begun[stream as usize]);
         let mut rest = piece;
+        let mut result = Ok(());
         while !rest.is_empty() {
-            let begun = &self.begun[stream as usize];
             let room = RECORD_BYTES_MAX - begun.len();
             let newline = find(&rest[..rest.len().min(room)], newlines, |byte| byte == b'\n');
-            let taken = match newline {
-                Some(position) => position + 1,
-                None if rest.len() >= room => room - cut_character(&rest[..room]),
-                None => {
-                    self.begun[stream as usize].extend_from_slice(rest);
-                    break;
-                }
-            };
-            let (content, after) = rest.split_at(taken);
+            let (content, after) = rest.split_at(newline.map_or(rest.len().min(room), |position| position + 1));
             rest = after;
-            if self.begun[stream as usize].is_empty() {
-                record(&mut self.batch, stream, content, &time);
-            } else {
-                let mut whole = std::mem::take(&mut self.begun[stream as usize]);
-                whole.extend_from_slice(content);
-                record(&mut self.batch, stream, &whole, &time);
-                whole.clear();
-                self.begun[stream as usize] = whole;
+            let whole = if begun.is_empty() { content } else { extended(&mut begun, content) };
+            let length = match newline {
+                Some(_) => whole.len(),
+                None if whole.len() == RECORD_BYTES_MAX => RECORD_BYTES_MAX - cut_character(whole),
+                None => 0,
+            };
+            if length > 0 {
+                result = result.and(self.push(stream, &whole[..length], &time));
             }
+            begun = whole[length..].to_vec();
         }
-        self.flush()
+        self.begun[stream as usize] = begun;
+        result.and(self.flush())
     }
 
     /// Records what a stream has begun and will not end any more.
     pub fn end(&mut self, stream: Stream, now_ns: i64) -> io::Result<()> {
         let begun = std::mem::take(&mut self.begun[stream as usize]);
-        if !begun.is_empty() {
-            record(&mut self.batch, stream, &begun, &timestamp(now_ns));
-        }
-        self.flush()
+        let pushed = if begun.is_empty() { Ok(()) } else { self.push(stream, &begun, &timestamp(now_ns)) };
+        pushed.and(self.flush())
     }
 
     /// Frees buffers that an idle log does not need.
@@ -103,11 +96,23 @@ impl LogWriter {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        if self.batch.is_empty() {
+    /// Adds a record to the batch. If it makes the file too large, what is before it is written, and the file rotated.
+    fn push(&mut self, stream: Stream, content: &[u8], time: &[u8]) -> io::Result<()> {
+        let before = self.batch.len();
+        record(&mut self.batch, stream, content, time);
+        let full = |max| self.size + self.batch.len() as u64 > max && self.size + before as u64 > 0;
+        if !self.max_bytes.is_some_and(full) {
             return Ok(());
         }
-        let result = self.rotate_if_full().and_then(|()| self.file.write_all(&self.batch));
+        let last = self.batch.split_off(before);
+        let written = self.flush();
+        self.batch = last;
+        // A file that cannot be rotated goes on growing: better than a lost line.
+        written.and(self.rotate())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.file.write_all(&self.batch);
         match &result {
             Ok(()) => self.size += self.batch.len() as u64,
             // What could be written of a record without space is taken back, so that the next record starts on a line of its own.
@@ -119,11 +124,7 @@ impl LogWriter {
         result
     }
 
-    fn rotate_if_full(&mut self) -> io::Result<()> {
-        let Some(max) = self.max_bytes else { return Ok(()) };
-        if self.size == 0 || self.size + self.batch.len() as u64 <= max {
-            return Ok(());
-        }
+    fn rotate(&mut self) -> io::Result<()> {
         if self.max_files == 1 {
             self.file.set_len(0)?;
         } else {
@@ -147,6 +148,12 @@ impl LogWriter {
         reader.read_exact(&mut last)?;
         Ok(last != *b"\n")
     }
+}
+
+/// Both, one after the other.
+fn extended<'a>(begun: &'a mut Vec<u8>, content: &[u8]) -> &'a [u8] {
+    begun.extend_from_slice(content);
+    begun
 }
 
 fn open_for_append(path: &Path) -> io::Result<(File, u64)> {
@@ -410,16 +417,18 @@ mod tests {
         let scratch = Scratch::new("long");
         let mut log = LogWriter::open(&scratch.log(None, None)).expect("opened");
         let line = format!("x{}\n", "é".repeat(20_000));
-        for piece in line.as_bytes().chunks(1000) {
-            log.append(Stream::Stdout, piece, NOW_NS).expect("written");
+        for (number, length) in [1, 2, 7, 1000, 20_000, 65_536].into_iter().enumerate() {
+            for piece in line.as_bytes().chunks(length) {
+                log.append(Stream::Stdout, piece, NOW_NS).expect("written");
+            }
+            let records = contents(&scratch.text("x-json.log"));
+            assert_eq!(records[3 * number..].concat(), line, "in pieces of {length}");
+            assert_eq!(records.len(), 3 * (number + 1));
+            assert!(records.iter().all(|record| record.len() <= RECORD_BYTES_MAX));
         }
-        let records = contents(&scratch.text("x-json.log"));
-        assert_eq!(records.concat(), line);
-        assert_eq!(records.len(), 3);
-        assert!(records.iter().all(|record| record.len() <= RECORD_BYTES_MAX));
         let exact = format!("{}\n", "y".repeat(RECORD_BYTES_MAX));
         log.append(Stream::Stdout, exact.as_bytes(), NOW_NS).expect("written");
-        assert_eq!(contents(&scratch.text("x-json.log"))[3..], ["y".repeat(RECORD_BYTES_MAX), "\n".to_owned()]);
+        assert_eq!(contents(&scratch.text("x-json.log"))[18..], ["y".repeat(RECORD_BYTES_MAX), "\n".to_owned()]);
     }
 
     #[test]
