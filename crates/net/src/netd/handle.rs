@@ -12,7 +12,7 @@ use std::time::Duration;
 use kernel::spawn::Spawn;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
@@ -61,7 +61,8 @@ impl Handle {
         }
         let failed = |errno: Errno| Error::Netd { operation: "connect", source: errno.into() };
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
-        match rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path).map_err(failed)?) {
+        let connected = protocol::address(&self.path).and_then(|(address, _folder)| rustix::net::connect(&socket, &address));
+        match connected {
             Ok(()) => connection.replace(socket),
             Err(Errno::NOENT | Errno::CONNREFUSED) => (),
             Err(errno) => return Err(failed(errno)),

@@ -5,10 +5,14 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddrV4;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +22,8 @@ use crate::endpoint::Protocol;
 pub const PORTS_PER_MESSAGE_MAX: usize = 200;
 /// Keys in one [`Reply::Held`].
 pub const KEYS_PER_MESSAGE_MAX: usize = 500;
+/// What fits into `sun_path` with its final NUL.
+const SOCKET_PATH_LEN_MAX: usize = 107;
 /// The longest packet.
 const MESSAGE_LEN_MAX: usize = 128 * 1024;
 
@@ -73,6 +79,18 @@ pub enum Reply {
     },
 }
 
+/// The address of a socket in the file system, and the folder that must stay open while it is used: the kernel takes
+/// paths up to 107 bytes, so a longer one is named through its folder's descriptor.
+pub fn address(path: &Path) -> Result<(SocketAddrUnix, Option<OwnedFd>), Errno> {
+    if path.as_os_str().len() <= SOCKET_PATH_LEN_MAX {
+        return Ok((SocketAddrUnix::new(path)?, None));
+    }
+    let (folder, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((SocketAddrUnix::new(short)?, Some(folder)))
+}
+
 /// Sends one message with descriptors.
 pub fn send(socket: impl AsFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_>], wait: bool) -> Result<(), Errno> {
     let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
@@ -118,6 +136,22 @@ pub fn receive<M: DeserializeOwned>(socket: impl AsFd, wait: bool) -> Result<Rec
 mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn long_paths_are_reached_through_their_folder() {
+        let folder = std::env::temp_dir().join(format!("cais-net-{}-{}", std::process::id(), "long".repeat(30)));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("netd.sock");
+        let socket = || rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let (listener, client) = (socket(), socket());
+        let (bound, _folder) = address(&path).unwrap();
+        rustix::net::bind(&listener, &bound).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let (there, _folder) = address(&path).unwrap();
+        rustix::net::connect(&client, &there).unwrap();
+        assert!(path.exists() && address(Path::new("/run/x")).unwrap().1.is_none());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn messages_travel_with_their_sockets() {
