@@ -57,6 +57,13 @@ pub(crate) enum ParseError {
     Malformed(String),
 }
 
+impl ParseError {
+    /// Whether the bytes are wrong, rather than too few.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self, Self::Malformed(_))
+    }
+}
+
 impl From<String> for ParseError {
     fn from(reason: String) -> Self {
         Self::Malformed(reason)
