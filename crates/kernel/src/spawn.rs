@@ -172,18 +172,18 @@ unsafe fn prepare_and_exec(plan: &mut Plan) -> c_int {
     }
 }
 
-/// Sets every handler back to the default, so that none runs between here and exec; exec itself would keep ignored signals ignored.
+/// Sets every signal back to the default: handlers, so that none runs between here and exec, and ignored ones, which exec would keep ignored.
 ///
 /// # Safety
 /// Only in a child that has its own table of signal actions.
 unsafe fn default_signals() {
     const LAST_SIGNAL: c_int = 64;
+    const MASK_BYTES: usize = 8;
+    // The kernel's struct sigaction, which is at most as long on any architecture: SIG_DFL, no flags, no restorer, an empty mask.
+    let default = [0u64; 4];
     for signal in 1..=LAST_SIGNAL {
-        // SAFETY: an all-zero action is SIG_DFL without flags; the kernel refuses SIGKILL, SIGSTOP and libc its own two, which is harmless.
-        unsafe {
-            let default: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
-        }
+        // SAFETY: past the C library, which keeps two signals to itself. The kernel reads `default`, and refuses SIGKILL and SIGSTOP without effect.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), MASK_BYTES) };
     }
 }
 
@@ -235,6 +235,25 @@ mod tests {
         assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3", "4"], "4 is ls's own directory descriptor");
         let status = rustix::process::waitid(rustix::process::WaitId::PidFd(child.pidfd.as_fd()), rustix::process::WaitIdOptions::EXITED);
         assert_eq!(status.expect("ours to reap").and_then(|status| status.exit_status()), Some(0));
+    }
+
+    #[test]
+    fn the_child_starts_with_no_signal_blocked_or_handled_and_leads_a_session() {
+        let queue = crate::sigwait::SignalQueue::block(&[libc::SIGUSR1, libc::SIGTERM]).expect("blocked in this thread");
+        let cat = File::open("/bin/cat").expect("cat is there");
+        let null = File::open("/dev/null").expect("null is there");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let fds = [null.as_fd(), writer.as_fd(), writer.as_fd()];
+        let child =
+            spawn(&Spawn { program: cat.as_fd(), args: &text(&["cat", "/proc/self/status"]), env: &[], fds: &fds }).expect("spawned");
+        drop((writer, queue));
+        let mut shown = String::new();
+        reader.read_to_string(&mut shown).expect("read");
+        let field = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).expect("a field of status").trim().to_owned();
+        assert_eq!((field("SigBlk:"), field("SigIgn:"), field("SigCgt:")), ("0".repeat(16), "0".repeat(16), "0".repeat(16)));
+        assert_eq!(field("NSsid:"), child.pid.to_string());
+        let status = rustix::process::waitid(rustix::process::WaitId::PidFd(child.pidfd.as_fd()), rustix::process::WaitIdOptions::EXITED);
+        assert!(status.expect("ours to reap").is_some());
     }
 
     #[test]
