@@ -93,14 +93,15 @@ fn write_v1(member: &Member, policy: &Policy) -> Result<()> {
     let (allow, deny) = (member.directory.join("devices.allow"), member.directory.join("devices.deny"));
     let (default, opposite) = if policy.allow { (allow, deny) } else { (deny, allow) };
     file::write(&default, "a")?;
+    let mut lines = Vec::with_capacity(policy.exceptions.len());
     for &(kind, major, minor, access) in &policy.exceptions {
         let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
         let kind = if kind == DeviceKind::Block { 'b' } else { 'c' };
         let letters: String =
             [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0).map(|(_, letter)| letter).collect();
-        file::write(&opposite, &format!("{kind} {}:{} {letters}", number(major), number(minor)))?;
+        lines.push(format!("{kind} {}:{} {letters}", number(major), number(minor)));
     }
-    Ok(())
+    file::write_each(&opposite, &lines)
 }
 
 fn attach_v2(directory: &Path, policy: &Policy) -> Result<()> {

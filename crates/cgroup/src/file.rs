@@ -39,6 +39,21 @@ pub(crate) fn write(path: &Path, value: &str) -> Result<()> {
     try_write(path, value).map_err(|source| Error::Write { path: path.to_owned(), value: value.to_owned(), source })
 }
 
+/// Writes several values one by one through one descriptor, as the device lists of version 1 take them.
+pub(crate) fn write_each(path: &Path, values: &[String]) -> Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let fail = |value: &str| {
+        let value = value.to_owned();
+        |source| Error::Write { path: path.to_owned(), value, source }
+    };
+    let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail(""))?;
+    values
+        .iter()
+        .try_for_each(|value| rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes())).map(drop).map_err(fail(value)))
+}
+
 /// The same with the bare errno.
 pub(crate) fn try_write(path: &Path, value: &str) -> std::result::Result<(), Errno> {
     let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -82,7 +82,7 @@ pub enum Root {
         upper: PathBuf,
         /// Scratch space on the filesystem of `upper`.
         work: PathBuf,
-        /// Nothing is synced: a crash of the machine loses `upper`.
+        /// Nothing is synced: a crash of the machine loses `upper`. The same `upper` may be mounted so again while the machine has not crashed.
         volatile: bool,
     },
 }

@@ -135,7 +135,8 @@ pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("the specification has no process"))?;
     let spaces = Namespaces::of(linux, given)?;
     let user_namespace = spaces.new & namespace::USER != 0;
-    if !user_namespace && !(linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty()) {
+    let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
+    if mapped && !user_namespace {
         return Err(Error::invalid("id mappings are given, but no new user namespace"));
     }
     for (name, value, flag) in [("hostname", &spec.hostname, namespace::UTS), ("domainname", &spec.domainname, namespace::UTS)] {

@@ -41,8 +41,13 @@ pub(crate) struct Sources<'a> {
 pub(crate) enum RootMount {
     /// A detached mount.
     Detached(OwnedFd),
-    /// Options for mount(2) in the child, where fsconfig(2) cannot take that many layers; and the descriptors that they name.
-    Late(String, Vec<OwnedFd>),
+    /// Where fsconfig(2) cannot take that many layers: mount(2) in the child.
+    Late {
+        /// Its options.
+        options: String,
+        /// The descriptors that the options name; open until the child has mounted.
+        _held: Vec<OwnedFd>,
+    },
 }
 
 /// A detached copy of a part of the host's tree.
@@ -183,51 +188,87 @@ fn root(root: &Root) -> Result<RootMount> {
 const OVERLAY_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 
 fn overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path, volatile: bool) -> Result<RootMount> {
-    let fail = || Error::step(format!("mount overlay with the upper directory {}", upper.display()));
+    let fail = |complaint: &str| Error::step(format!("mount overlay with the upper directory {}{complaint}", upper.display()));
     if lower.is_empty() {
         return Err(Error::invalid("an overlay root needs a lower directory"));
     }
     let mut held = Vec::new();
+    let mut complaint = String::new();
     let set = |context: &OwnedFd, key: &str, value: &str| fsconfig_set_string(context, key, value);
-    let configure = |held: &mut Vec<OwnedFd>, each: bool| -> std::result::Result<OwnedFd, Errno> {
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let fill = |context: &OwnedFd, held: &mut Vec<OwnedFd>, each: bool| -> std::result::Result<OwnedFd, Errno> {
+        set(context, "source", "overlay")?;
         if each {
             for layer in lower {
-                set(&context, "lowerdir+", &short(layer, held)?)?;
+                set(context, "lowerdir+", &short(layer, held)?)?;
             }
         } else {
-            set(&context, "lowerdir", &joined(lower, held)?)?;
+            set(context, "lowerdir", &joined(lower, held)?)?;
         }
-        set(&context, "upperdir", &short(upper, held)?)?;
-        set(&context, "workdir", &short(work, held)?)?;
+        set(context, "upperdir", &short(upper, held)?)?;
+        set(context, "workdir", &short(work, held)?)?;
         for (key, value) in OVERLAY_OPTIONS {
-            set(&context, key, value)?;
+            set(context, key, value)?;
         }
         if volatile {
-            fsconfig_set_flag(&context, "volatile")?;
+            fsconfig_set_flag(context, "volatile")?;
         }
-        fsconfig_create(&context)?;
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        fsconfig_create(context)?;
+        fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     };
-    // Linux below 6.5 has no `lowerdir+`: then all layers in one short string, and where that is too long, mount(2), whose options may fill a page.
-    match configure(&mut held, true) {
-        Err(Errno::INVAL) => {}
-        other => return other.map(RootMount::Detached).map_err(fail()),
+    let mut configure = |held: &mut Vec<OwnedFd>, each: bool| -> std::result::Result<OwnedFd, Errno> {
+        held.clear();
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fill(&context, held, each).inspect_err(|_| complaint = explanation(&context))
+    };
+    if volatile {
+        forget_volatile(work);
     }
-    held.clear();
-    match configure(&mut held, false) {
+    // Linux below 6.5 has no `lowerdir+`: then all layers in one short string, and where that is too long, mount(2), whose options may fill a page.
+    let first = match configure(&mut held, true) {
+        Err(Errno::INVAL) => configure(&mut held, false),
+        other => other,
+    };
+    match first {
         Err(Errno::NAMETOOLONG) => {}
-        other => return other.map(RootMount::Detached).map_err(fail()),
+        Err(errno) => return Err(fail(&complaint)(errno)),
+        Ok(mount) => return Ok(RootMount::Detached(mount)),
     }
     held.clear();
     let mut options = Vec::new();
     for path in lower {
-        options.push(descriptor_name(path, &mut held).map_err(fail())?);
+        options.push(descriptor_name(path, &mut held).map_err(fail(""))?);
     }
-    let (upper_name, work_name) = (descriptor_name(upper, &mut held).map_err(fail())?, descriptor_name(work, &mut held).map_err(fail())?);
+    let (upper_name, work_name) =
+        (descriptor_name(upper, &mut held).map_err(fail(""))?, descriptor_name(work, &mut held).map_err(fail(""))?);
     let fixed: String = OVERLAY_OPTIONS.iter().map(|(key, value)| format!(",{key}={value}")).collect();
     let volatile = if volatile { ",volatile" } else { "" };
-    Ok(RootMount::Late(format!("lowerdir={},upperdir={upper_name},workdir={work_name}{fixed}{volatile}", options.join(":")), held))
+    Ok(RootMount::Late {
+        options: format!("lowerdir={},upperdir={upper_name},workdir={work_name}{fixed}{volatile}", options.join(":")),
+        _held: held,
+    })
+}
+
+/// What the kernel has to say about a filesystem that it refused to configure, in brackets; empty when it says nothing.
+pub(crate) fn explanation(context: &OwnedFd) -> String {
+    let mut texts = Vec::new();
+    let mut buffer = [0u8; 512];
+    // One message per read, until there is none.
+    while let Ok(count @ 1..) = rustix::io::read(context, &mut buffer) {
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        texts.push(text.trim().trim_start_matches("e ").to_owned());
+    }
+    if texts.is_empty() { String::new() } else { format!(" ({})", texts.join("; ")) }
+}
+
+/// The kernel marks the work directory of a volatile overlay, and refuses to mount it again, since after a crash of the machine the upper directory may
+/// have holes. Without a crash it has none; and whoever asks for a volatile overlay once more accepts them.
+fn forget_volatile(work: &Path) {
+    use rustix::fs::{AtFlags, unlinkat};
+    let mark = work.join("work/incompat/volatile");
+    // Most often there is nothing to forget.
+    if unlinkat(CWD, mark.join("dirty"), AtFlags::empty()).is_ok() {
+        let _ = unlinkat(CWD, &mark, AtFlags::REMOVEDIR);
+    }
 }
 
 /// `path`, or when fsconfig could not take it the name of a descriptor of it.

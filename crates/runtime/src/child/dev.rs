@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, chmodat, chownat, fstat, mknodat, openat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat, fstat, mknodat, openat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -68,19 +68,20 @@ fn make_node(device: &DeviceNode, root: BorrowedFd<'_>, made: &Made) -> Result<(
     let number = rustix::fs::makedev(device.major, device.minor);
     let mode = Mode::from_raw_mode(device.mode);
     match mknodat(directory, name, node_type(device.kind), mode, number) {
-        // A file of the image, when /dev is not the container's own. It is replaced, so that what the container finds is what was asked for.
-        Err(Errno::EXIST) => {
-            unlinkat(directory, name, AtFlags::empty()).map_err(fail())?;
-            mknodat(directory, name, node_type(device.kind), mode, number).map_err(fail())?;
-        }
+        Err(Errno::EXIST) => match unlinkat(directory, name, AtFlags::empty()) {
+            // A file of the image, when /dev is not the container's own: the container finds what was asked for.
+            Ok(()) => mknodat(directory, name, node_type(device.kind), mode, number).map_err(fail())?,
+            // Something is mounted there, by the user's own wish.
+            Err(Errno::BUSY) => return Ok(()),
+            Err(errno) => return Err(fail()(errno)),
+        },
         other => other.map_err(fail())?,
     }
     if device.uid | device.gid != 0 {
         let (uid, gid) = (rustix::fs::Uid::from_raw(device.uid), rustix::fs::Gid::from_raw(device.gid));
         chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail())?;
     }
-    // mknod(2) applies the file mode creation mask.
-    chmodat(directory, name, mode, AtFlags::empty()).map_err(fail())
+    Ok(())
 }
 
 /// In a user namespace nodes cannot be made, so the host's are shown: provided that they are the device that was asked for.

@@ -15,7 +15,7 @@ use super::{Context, attach};
 use crate::launch::Root;
 use crate::path::{make_directory, make_file, open_in, open_plain};
 use crate::plan::{Filesystem, MountStep};
-use crate::source::{Bind, RootMount, clear_of};
+use crate::source::{Bind, RootMount, clear_of, explanation};
 use crate::{Error, Result};
 
 /// Mounts that later steps work in through their descriptors, whatever lies over them by then.
@@ -38,14 +38,14 @@ pub(super) fn take_root(context: &Context<'_>) -> Result<OwnedFd> {
             move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Error::step("attach the root filesystem"))?;
             rustix::io::fcntl_dupfd_cloexec(root, 3).map_err(Error::step("open the root filesystem"))
         }
-        (RootMount::Late(options, _), Root::Overlay { upper, .. }) => {
+        (RootMount::Late { options, .. }, Root::Overlay { upper, .. }) => {
             let fail = || Error::step(format!("mount overlay with the upper directory {}", upper.display()));
             let options = std::ffi::CString::new(options.as_str()).map_err(|_| Error::invalid("an overlay path contains a zero byte"))?;
             // Any directory does; this one is there, and in this namespace nobody looks for it any more.
             mount(c"overlay", upper, c"overlay", MountFlags::empty(), Some(options.as_c_str())).map_err(fail())?;
             openat(CWD, upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail())
         }
-        (RootMount::Late(..), Root::Path(_)) => Err(Error::invalid("a directory needs no late mount")),
+        (RootMount::Late { .. }, Root::Path(_)) => Err(Error::invalid("a directory needs no late mount")),
     }
 }
 
@@ -92,9 +92,9 @@ fn mount_new(
             None => fsconfig_set_flag(&context, key.as_str()),
         };
         let option = || value.as_ref().map_or(key.clone(), |value| format!("{key}={value}"));
-        result.map_err(|errno| Error::step(format!("{}: set the option {:?}", step.name(), option()))(errno))?;
+        result.map_err(|errno| Error::step(format!("{}: set the option {:?}{}", step.name(), option(), explanation(&context)))(errno))?;
     }
-    fsconfig_create(&context).map_err(fail())?;
+    fsconfig_create(&context).map_err(|errno| Error::step(format!("{}{}", step.name(), explanation(&context)))(errno))?;
     // A tmpfs may get mount points and nodes before it becomes read-only.
     let later = if kind == "tmpfs" { step.set & attribute::RDONLY } else { 0 };
     let flags = MountAttrFlags::from_bits_retain((step.set & !later) as u32);

@@ -1,5 +1,6 @@
 //! A busybox root filesystem and the shortest way to run something on it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};

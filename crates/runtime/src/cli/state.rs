@@ -1,0 +1,232 @@
+//! What is remembered of a container between commands: a folder with `state.json`, and the FIFOs of its start.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use super::{Global, words};
+use crate::oci;
+
+/// Longer configurations are refused.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+const ID_BYTES_MAX: usize = 1024;
+
+/// `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) pid: i32,
+    /// When the process started, in the kernel's ticks: a number may be used again, both together are not.
+    pub(super) start_time: u64,
+    pub(super) bundle: PathBuf,
+    /// Below each hierarchy's mount point.
+    pub(super) cgroup: PathBuf,
+    pub(super) created: String,
+    pub(super) spec: oci::Spec,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container's folder.
+#[derive(Debug, Clone)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder of `id`, which may not exist. A name must not lead elsewhere.
+    pub(super) fn of(global: &Global, id: &str) -> Result<Self, String> {
+        let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
+        if id.is_empty() || id.len() > ID_BYTES_MAX || id == "." || id == ".." || !plain {
+            return Err(format!("{id:?} is not a container's name: letters, digits and _+-. are allowed"));
+        }
+        Ok(Self(global.root.join(id)))
+    }
+
+    /// Makes it.
+    pub(super) fn make(&self) -> Result<(), String> {
+        let fail = |error: std::io::Error| format!("make {}: {error}", self.0.display());
+        if let Some(root) = self.0.parent() {
+            fs::create_dir_all(root).map_err(fail)?;
+        }
+        match fs::create_dir(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(format!("a container named {:?} exists already", self.0.file_name().unwrap_or_default()))
+            }
+            other => other.map_err(fail),
+        }
+    }
+
+    pub(super) fn remove(&self) -> Result<(), String> {
+        fs::remove_dir_all(&self.0).map_err(|error| format!("remove {}: {error}", self.0.display()))
+    }
+
+    pub(super) fn save(&self, record: &Record) -> Result<(), String> {
+        let path = self.0.join("state.json");
+        let text = serde_json::to_vec(record).map_err(words)?;
+        let temporary = self.0.join("state.json.new");
+        let write = || {
+            fs::File::create(&temporary)?.write_all(&text)?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error: std::io::Error| format!("write {}: {error}", path.display()))
+    }
+
+    pub(super) fn load(&self) -> Result<Record, String> {
+        let path = self.0.join("state.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(format!("no container named {:?} exists", self.0.file_name().unwrap_or_default().to_string_lossy()))
+            }
+            Err(error) => Err(format!("read {}: {error}", path.display())),
+        }
+    }
+
+    /// The FIFO over which the start is given.
+    pub(super) fn start_gate(&self) -> PathBuf {
+        self.0.join("start")
+    }
+
+    /// The FIFO over which it is told what became of it.
+    pub(super) fn outcome_gate(&self) -> PathBuf {
+        self.0.join("outcome")
+    }
+
+    /// Makes both FIFOs and opens them for the container's process.
+    pub(super) fn make_gates(&self) -> Result<(OwnedFd, OwnedFd), String> {
+        let make = |path: &Path| {
+            mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+            open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        };
+        let gate = |path: PathBuf| make(&path).map_err(|errno| format!("make {}: {errno}", path.display()));
+        Ok((gate(self.start_gate())?, gate(self.outcome_gate())?))
+    }
+
+    pub(super) fn status(&self, record: &Record) -> Status {
+        if record.process().is_none() {
+            return Status::Stopped;
+        }
+        let frozen = cgroup::System::detect().ok().and_then(|system| cgroup::Group::open(&system, &record.cgroup).is_frozen().ok());
+        match (self.start_gate().exists(), frozen) {
+            (_, Some(true)) => Status::Paused,
+            (true, _) => Status::Created,
+            (false, _) => Status::Running,
+        }
+    }
+}
+
+impl Record {
+    /// The container's first process, if it is the same one and not yet dead.
+    pub(super) fn process(&self) -> Option<(Pid, OwnedFd)> {
+        let pid = Pid::from_raw(self.pid)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Looked at after the descriptor was opened: if it is the process now, the descriptor is its too.
+        let (start_time, zombie) = start_time(pid)?;
+        (start_time == self.start_time && !zombie).then_some((pid, pidfd))
+    }
+
+    /// The state of the OCI specification.
+    pub(super) fn json(&self, status: Status) -> serde_json::Value {
+        serde_json::json!({
+            "ociVersion": super::OCI_VERSION,
+            "id": self.id,
+            "pid": if status == Status::Stopped { 0 } else { self.pid },
+            "status": status.name(),
+            "bundle": self.bundle,
+            "rootfs": self.rootfs(),
+            "created": self.created,
+            "annotations": self.spec.annotations,
+        })
+    }
+
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.bundle.join(self.spec.root.as_ref().map_or(Path::new("rootfs"), |root| root.path.as_path()))
+    }
+}
+
+/// When a process started, and whether it is dead already.
+pub(super) fn start_time(pid: Pid) -> Option<(u64, bool)> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name may contain anything; the state is the third field and the start the twenty-second.
+    let (_, rest) = text.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    Some((fields.nth(18)?.parse().ok()?, matches!(state, "Z" | "X")))
+}
+
+/// A bundle's `config.json`.
+pub(super) fn read_spec(bundle: &Path) -> Result<oci::Spec, String> {
+    let path = bundle.join("config.json");
+    let mut bytes = Vec::new();
+    let read = fs::File::open(&path).and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("read {}: {error}", path.display()))?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(format!("{} is longer than {CONFIG_BYTES_MAX} bytes", path.display()));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display()))
+}
+
+/// This moment as RFC 3339 in UTC.
+pub(super) fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339(since.as_secs(), since.subsec_nanos())
+}
+
+fn rfc3339(seconds: u64, nanoseconds: u32) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of year 0, so that a leap day ends its year (Howard Hinnant, chrono-compatible low-level date algorithms).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanoseconds:09}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(rfc3339(0, 0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339(951_782_400, 5), "2000-02-29T00:00:00.000000005Z");
+        assert_eq!(rfc3339(1_735_689_599, 0), "2024-12-31T23:59:59.000000000Z");
+    }
+
+    #[test]
+    fn names_do_not_lead_elsewhere() {
+        let global = Global { root: "/run/x".into(), log: None, json: false };
+        for bad in ["", ".", "..", "a/b", "a b", "ä"] {
+            assert!(Folder::of(&global, bad).is_err(), "{bad:?}");
+        }
+        assert!(Folder::of(&global, "a-b_c.d+1").is_ok());
+    }
+}

@@ -1,0 +1,161 @@
+//! What hostile images and commands must not get.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod common;
+
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+use common::{Bed, process, sh, spec, usable};
+use runtime::oci;
+
+/// The command line as a program of its own, built with the tests.
+fn program() -> std::path::PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().unwrap().parent().unwrap().join("examples/cais-runtime")
+}
+
+/// CVE-2019-5736: the runtime as entrypoint and as interpreter, opened for writing from inside.
+#[test]
+fn the_runtime_cannot_be_overwritten_from_inside() {
+    if !usable() {
+        return;
+    }
+    if !program().exists() {
+        eprintln!("SKIP: {} is not built", program().display());
+        return;
+    }
+    let bed = Bed::new();
+    // A copy, so that a hole would hurt nobody else.
+    let own = bed.path.join("runtime");
+    std::fs::copy(program(), &own).unwrap();
+    let before = std::fs::read(&own).unwrap();
+    bed.script("interpreted", "#!/proc/self/exe --version\n");
+    symlink("/proc/self/exe", bed.path.join("lower/linked")).unwrap();
+    for folder in ["proc", "dev", "sys"] {
+        std::fs::create_dir_all(bed.path.join("lower").join(folder)).unwrap();
+    }
+    for command in ["/proc/self/exe", "/linked", "/interpreted", "bash"] {
+        // The last one looks for the runtime among the processes and writes to it.
+        let mut spec = if command == "bash" {
+            sh("for p in /proc/[0-9]* /proc/self; do echo pwned > $p/exe; cat < $p/exe > /stolen; echo pwned >> $p/exe; done; true")
+        } else {
+            spec(&[command, "--version"])
+        };
+        spec.root = Some(oci::Root { path: bed.path.join("lower"), readonly: false });
+        spec.linux.cgroups_path = bed.name.clone() + "/attack";
+        std::fs::write(bed.path.join("config.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        let output = Command::new(&own)
+            .args(["--root", bed.path.join("state").to_str().unwrap(), "run", "-b", bed.path.to_str().unwrap(), "attack"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(std::fs::read(&own).unwrap(), before, "{command}: {output:?}");
+    }
+}
+
+/// CVE-2024-21626: a descriptor of the host as working directory, or on the way to the command.
+#[test]
+fn no_descriptor_of_the_host_is_a_way_out() {
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    // A directory of the host, open and not close-on-exec, as a careless caller would leave it.
+    let leak = std::fs::File::open("/").unwrap();
+    let leak = rustix::io::dup(&leak).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&leak);
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    symlink(format!("/proc/self/fd/{number}"), bed.path.join("lower/sneaky")).unwrap();
+    let marker = bed.path.join("marker");
+    std::fs::write(&marker, "the host's").unwrap();
+    for number in (3..24).chain([number]) {
+        let mut attack = sh(&format!("cat ./{0} ../../..{0}; true", marker.display()));
+        process(&mut attack).cwd = format!("/proc/self/fd/{number}").into();
+        if let Ok(outcome) = bed.run(&attack) {
+            assert!(!outcome.text.contains("the host's"), "descriptor {number}: {}", outcome.text);
+        }
+        let through = format!("/proc/self/fd/{number}/{}", bed.path.join("lower/bin/busybox").strip_prefix("/").unwrap().display());
+        assert!(bed.run(&spec(&[&through, "true"])).is_err(), "descriptor {number}");
+    }
+    let mut linked = sh("cat ./etc/shadow");
+    process(&mut linked).cwd = "/sneaky".into();
+    assert!(bed.run(&linked).is_err());
+    let listed = bed.run(&sh("ls /proc/self/fd | wc -l")).unwrap();
+    // 0, 1, 2 and the one of ls itself.
+    assert_eq!(listed.text, "4\n");
+}
+
+/// CVE-2025-31133: /dev/null replaced, so that masking would bind something else. CVE-2019-19921 and -16884: /proc of the image a link or a mount.
+#[test]
+fn masks_cannot_be_redirected() {
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    let host = bed.path.join("host");
+    std::fs::create_dir_all(&host).unwrap();
+    symlink("/proc/sysrq-trigger", host.join("null")).unwrap();
+    let mount = |source: &std::path::Path, destination: &str| oci::Mount {
+        destination: destination.into(),
+        kind: "bind".into(),
+        source: source.to_str().unwrap().into(),
+        options: vec!["rbind".into()],
+        ..oci::Mount::default()
+    };
+    let mut spec = sh("echo running");
+    spec.mounts = vec![mount(&host, "/dev"), spec.mounts[0].clone()];
+    let error = bed.run(&spec).unwrap_err();
+    assert!(error.to_string().contains("/dev/null"), "{error}");
+
+    std::fs::write(host.join("file"), "x").unwrap();
+    let mut spec = sh("echo running");
+    spec.mounts.push(mount(&host.join("file"), "/dev/null"));
+    let error = bed.run(&spec).unwrap_err();
+    assert!(error.to_string().contains("not the null device"), "{error}");
+
+    for destination in ["/proc/self/attr", "/proc/../proc/sys", "/proc/sysrq-trigger"] {
+        let mut spec = sh("echo running");
+        spec.mounts.push(mount(&host, destination));
+        assert!(bed.run(&spec).unwrap_err().to_string().contains("inside /proc"), "{destination}");
+    }
+    let mut spec = sh("echo running");
+    spec.mounts.push(mount(&host, "/proc"));
+    assert!(bed.run(&spec).unwrap_err().to_string().contains("no proc filesystem"));
+
+    let bed = Bed::new();
+    std::fs::create_dir_all(bed.path.join("lower/elsewhere")).unwrap();
+    symlink("elsewhere", bed.path.join("lower/proc")).unwrap();
+    assert!(bed.run(&sh("echo running")).is_err());
+}
+
+/// Mount points and devices below links of the image stay inside.
+#[test]
+fn links_of_the_image_do_not_lead_out() {
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    let outside = bed.path.join("outside");
+    std::fs::create_dir_all(&outside).unwrap();
+    symlink(&outside, bed.path.join("lower/link")).unwrap();
+    symlink("../../../../../../../../../..", bed.path.join("lower/climb")).unwrap();
+    let mut spec = sh("ls -d /link/volume /tmp/x");
+    for destination in ["/link/volume", "/climb/tmp/x"] {
+        spec.mounts.push(oci::Mount {
+            destination: destination.into(),
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            ..oci::Mount::default()
+        });
+    }
+    spec.linux.devices.push(oci::Device { path: "/link/device".into(), kind: "c".into(), major: 1, minor: 3, ..oci::Device::default() });
+    let outcome = bed.run(&spec).unwrap();
+    assert_eq!(outcome.code, 0, "{}", outcome.text);
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(!std::path::Path::new("/tmp/x").exists());
+    // The lists of users are read inside too.
+    std::fs::remove_file(bed.path.join("lower/etc/passwd")).unwrap();
+    symlink("/../../../../../../etc/shadow", bed.path.join("lower/etc/passwd")).unwrap();
+    assert!(bed.run_with(&sh("true"), |launch| launch.user = Some("daemon".into())).is_err());
+}
