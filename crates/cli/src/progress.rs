@@ -5,7 +5,6 @@ use std::io::{self, BufReader, Read, Write};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::context::Exit;
 use crate::list::{int, text};
 use crate::units::size4;
 
@@ -32,7 +31,7 @@ pub fn show(source: impl Read, target: &mut Target<'_>, aux: &mut dyn FnMut(&Val
             Err(cause) => return Err(cause.into()),
         };
         if let Some(message) = error_of(&document) {
-            return Err(Exit::with(1, message));
+            bail!("{message}");
         }
         if let Some(value) = document.get("aux") {
             aux(value);

@@ -77,7 +77,16 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<String>>, start: &str, started: &Se
         let answer = |status: &str, body: &str| {
             format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         };
-        if path.starts_with("/containers/create") {
+        if path.starts_with("/containers/create") && String::from_utf8_lossy(&body).contains("\"Image\":\"missing\"") {
+            writer.write_all(answer("404 Not Found", "{\"message\":\"No such image: missing:latest\"}").as_bytes()).expect("written");
+        } else if path.starts_with("/images/create") {
+            writer
+                .write_all(
+                    answer("200 OK", "{\"status\":\"Pulling\"}\r\n{\"errorDetail\":{\"message\":\"not found\"},\"error\":\"not found\"}")
+                        .as_bytes(),
+                )
+                .expect("written");
+        } else if path.starts_with("/containers/create") {
             writer.write_all(answer("201 Created", &format!("{{\"Id\":\"{ID}\",\"Warnings\":[]}}")).as_bytes()).expect("written");
         } else if path.contains("/attach") {
             writer.write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").expect("written");
@@ -130,6 +139,16 @@ fn a_failed_start_has_dockers_exit_code_and_removes_what_was_to_be_removed() {
     let engine = Engine::start("port", "500 Internal Server Error|port 80 is taken");
     assert_eq!(engine.run(&["run", "-d", "busybox"]), 125);
     assert_eq!(engine.seen(), ["/containers/create", "/containers/ID/start"]);
+}
+
+#[test]
+fn an_image_that_is_nowhere_is_looked_for_once() {
+    let engine = Engine::start("pull", "204 No Content");
+    assert_eq!(engine.run(&["run", "--rm", "missing", "true"]), 125);
+    assert_eq!(engine.run(&["pull", "missing"]), 1);
+    assert_eq!(engine.run(&["run", "--pull", "never", "missing"]), 125);
+    let (create, pull) = ("/containers/create", "/images/create?fromImage=missing&tag=latest");
+    assert_eq!(engine.seen(), [create, pull, pull, create]);
 }
 
 #[test]
