@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use monitor::protocol::{MonitorMessage, VERSION};
 use monitor::{Event, Reply, wire};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::poll::{Interest, Poll, Token};
@@ -20,6 +21,7 @@ const OUTBOX_LEN_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Engines {
     listener: OwnedFd,
+    listening: bool,
     connected: Vec<Engine>,
     numbers: u32,
     /// Since when nobody is connected.
@@ -37,19 +39,36 @@ impl Engines {
     /// Begins with the connection of the engine that started this monitor.
     pub fn new(poll: &Poll, listener: OwnedFd, first: OwnedFd) -> io::Result<Self> {
         poll.add(&listener, Token::Listener, Interest::READ)?;
-        let mut engines = Self { listener, connected: Vec::new(), numbers: 0, alone_since: None };
+        let mut engines = Self { listener, listening: true, connected: Vec::new(), numbers: 0, alone_since: None };
         engines.add(poll, first)?;
         Ok(engines)
     }
 
     /// Takes the next waiting connection, if it is of the same user; answers its number.
     pub fn accept(&mut self, poll: &Poll) -> Option<u32> {
-        let socket = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
+        let socket = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(errno) => {
+                // Without descriptors to spare the connection goes on waiting, and would be reported without end.
+                if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
+                    poll.remove(&self.listener);
+                    self.listening = false;
+                }
+                return None;
+            }
+        };
         let peer = rustix::net::sockopt::socket_peercred(&socket).ok()?;
         if peer.uid != rustix::process::geteuid() || self.connected.len() >= ENGINES_MAX {
             return None;
         }
         self.add(poll, socket).ok()
+    }
+
+    /// Listens again after a lack of descriptors.
+    pub fn listen_again(&mut self, poll: &Poll) {
+        if !self.listening {
+            self.listening = poll.add(&self.listener, Token::Listener, Interest::READ).is_ok();
+        }
     }
 
     /// The next message of a connection. A broken or closed one is dropped and reads as empty.

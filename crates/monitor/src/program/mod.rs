@@ -157,6 +157,7 @@ impl Monitor {
                 log.shrink();
             }
             kernel::heap::trim();
+            self.engines.listen_again(&self.poll);
         }
     }
 
