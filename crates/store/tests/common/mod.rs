@@ -62,7 +62,7 @@ pub fn shell(script: &str, directory: &Path) {
 /// Everything that makes up a tree, by path, as text.
 pub fn describe(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    let mut inodes: BTreeMap<u64, String> = BTreeMap::new();
+    let mut groups: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
         let metadata = path.symlink_metadata().expect("stat");
@@ -92,11 +92,7 @@ pub fn describe(root: &Path) -> BTreeMap<String, String> {
             })
             .unwrap_or_default();
         xattrs.sort();
-        let time = if name.is_empty() { 0 } else { metadata.mtime() };
-        let twin = match metadata.nlink() > 1 && !kind.is_dir() {
-            true => inodes.entry(metadata.ino()).or_insert(name.clone()).clone(),
-            false => String::new(),
-        };
+        let time = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
         let text = format!(
             "{what} mode {:o} owner {}:{} time {time} links {} {xattrs:?}",
             metadata.mode(),
@@ -104,10 +100,15 @@ pub fn describe(root: &Path) -> BTreeMap<String, String> {
             metadata.gid(),
             metadata.nlink()
         );
+        if metadata.nlink() > 1 && !kind.is_dir() {
+            groups.entry(metadata.ino()).or_default().push(name.clone());
+        }
         found.insert(name, text);
-        if !twin.is_empty() {
-            // Which names are one file is compared by the group's smallest name, below.
-            let _ = twin;
+    }
+    for mut group in groups.into_values() {
+        group.sort();
+        for name in &group {
+            found.entry(name.clone()).and_modify(|text| text.push_str(&format!(" one file with {group:?}")));
         }
     }
     found
