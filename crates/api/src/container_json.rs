@@ -37,6 +37,8 @@ pub struct Summary<'a> {
     state: Status,
     status: String,
     host_config: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<Value>,
     network_settings: NetworksOnly,
     mounts: &'a [MountPoint],
 }
@@ -85,8 +87,19 @@ pub fn summary(view: &ContainerView, now: Timestamp) -> Summary<'_> {
         state: record.state.status,
         status: status_words(&record.state, now),
         host_config: host,
+        health: None,
         network_settings: NetworksOnly { networks: networks(view) },
         mounts: &record.mounts,
+    }
+}
+
+impl Summary<'_> {
+    /// The same with what its probes say, which Docker shows in `system df` only below API 1.52.
+    pub fn with_health(mut self, view: &ContainerView) -> Self {
+        let health = view.record.state.health.as_ref();
+        let status = health.map_or("none", |health| health.status.as_str());
+        self.health = Some(json!({ "Status": status, "FailingStreak": health.map_or(0, |health| health.failing_streak) }));
+        self
     }
 }
 
@@ -161,7 +174,7 @@ struct Layers<'a> {
     work_dir: &'a str,
 }
 
-/// The networks, and on top the default bridge's endpoint once more, where clients below API 1.52 look for it.
+/// The networks, and on top the default bridge's endpoint once more, if it is on that, where clients below API 1.52 look for it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct NetworkSettings {
@@ -169,6 +182,14 @@ struct NetworkSettings {
     sandbox_id: String,
     sandbox_key: String,
     ports: PortMap,
+    #[serde(flatten)]
+    bridge: Option<BridgeEndpoint>,
+    networks: BTreeMap<String, EndpointSettings>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct BridgeEndpoint {
     #[serde(rename = "EndpointID")]
     endpoint_id: String,
     gateway: String,
@@ -183,7 +204,6 @@ struct NetworkSettings {
     #[serde(rename = "IPv6Gateway")]
     ipv6_gateway: String,
     mac_address: String,
-    networks: BTreeMap<String, EndpointSettings>,
 }
 
 /// All of a container.
@@ -247,13 +267,7 @@ fn is_up(state: &State) -> bool {
 fn network_settings(view: &ContainerView) -> NetworkSettings {
     let record = &view.record;
     let networks = networks(view);
-    let bridge = networks.get("bridge").cloned().unwrap_or_default();
-    let up = is_up(&record.state);
-    let sandbox_id = record.sandbox_id.as_ref().filter(|_| up).map(ToString::to_string).unwrap_or_default();
-    NetworkSettings {
-        sandbox_key: if up { format!("/proc/{}/ns/net", record.state.pid) } else { String::new() },
-        sandbox_id,
-        ports: if up { observed_ports(&record.config, &record.ports) } else { Map::empty() },
+    let bridge = networks.get("bridge").cloned().map(|bridge| BridgeEndpoint {
         endpoint_id: bridge.endpoint_id,
         gateway: bridge.gateway,
         global_ipv6_address: bridge.global_ipv6_address,
@@ -262,6 +276,14 @@ fn network_settings(view: &ContainerView) -> NetworkSettings {
         ip_prefix_len: bridge.ip_prefix_len,
         ipv6_gateway: bridge.ipv6_gateway,
         mac_address: bridge.mac_address,
+    });
+    let up = is_up(&record.state);
+    let sandbox_id = record.sandbox_id.as_ref().filter(|_| up).map(ToString::to_string).unwrap_or_default();
+    NetworkSettings {
+        sandbox_key: if up { format!("/proc/{}/ns/net", record.state.pid) } else { String::new() },
+        sandbox_id,
+        ports: if up { observed_ports(&record.config, &record.ports) } else { Map::empty() },
+        bridge,
         networks,
     }
 }

@@ -1,5 +1,6 @@
 //! Images: pull, import, load, save, list, inspect, history, tag, remove, prune.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -53,13 +54,25 @@ pub fn summary(image: &ImageSummary, version: Version) -> Value {
     });
     if !version.since(44) {
         entry["VirtualSize"] = json!(image.size);
-        for names in ["RepoDigests", "RepoTags"] {
-            if entry[names].as_array().is_some_and(Vec::is_empty) {
-                entry[names] = Value::Null;
-            }
-        }
+        blank_names_are_null(&mut entry);
     }
     entry
+}
+
+/// An entry of `system df`, which counts containers in every version.
+pub fn usage(image: &ImageSummary, version: Version) -> Value {
+    let mut entry = summary(image, version);
+    entry["Containers"] = json!(image.containers);
+    blank_names_are_null(&mut entry);
+    entry
+}
+
+fn blank_names_are_null(entry: &mut Value) {
+    for names in ["RepoDigests", "RepoTags"] {
+        if entry[names].as_array().is_some_and(Vec::is_empty) {
+            entry[names] = Value::Null;
+        }
+    }
 }
 
 pub async fn inspect(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
@@ -247,25 +260,32 @@ impl<T> Drop for Bound<T> {
 /// A pull that runs; it is cancelled when its client goes.
 struct Pull {
     progress: mpsc::Receiver<Progress>,
-    first: Option<Progress>,
+    /// Lines that came before it was known that the pull gets anywhere.
+    first: VecDeque<Progress>,
     task: Option<Bound<engine::image::Result<Pulled>>>,
 }
 
-/// Until the first line of progress a failure is an answer of its own; later it is a line of the stream.
+/// Until the registry has answered a failure is an answer of its own; later it is a line of the stream.
 async fn pull(engine: Arc<Engine>, reference: ImageRef, platform: Option<Platform>) -> Outcome {
     let (sender, progress) = mpsc::channel(PROGRESS_QUEUE_LEN_MAX);
     let task = tokio::spawn(async move { engine.images().pull(&reference, platform.as_ref(), None, sender).await });
-    let mut pull = Pull { progress, first: None, task: Some(Bound(task)) };
-    pull.first = pull.progress.recv().await;
-    if pull.first.is_none() {
-        pull.end().await?;
+    let mut pull = Pull { progress, first: VecDeque::new(), task: Some(Bound(task)) };
+    // The first line only repeats what was asked for.
+    while pull.first.len() < 2 {
+        match pull.progress.recv().await {
+            Some(line) => pull.first.push_back(line),
+            None => {
+                pull.end().await?;
+                break;
+            }
+        }
     }
     Ok(streamed(JSON, stream::unfold(pull, |mut pull| async { pull.next_line().await.map(|line| (line, pull)) })))
 }
 
 impl Pull {
     async fn next_line(&mut self) -> Option<io::Result<Bytes>> {
-        let next = match self.first.take() {
+        let next = match self.first.pop_front() {
             Some(first) => Some(first),
             None => self.progress.recv().await,
         };

@@ -202,11 +202,12 @@ pub async fn disk_usage(engine: Arc<Engine>, request: Request) -> Outcome {
         let asked = ListRequest { all: true, shared_size: true, ..ListRequest::default() };
         let list = engine.images().list(&asked).await.map_err(|error| Failure::of(&error))?;
         shown["LayersSize"] = json!(usage.store.layers);
-        shown["Images"] = list.iter().map(|image| images::summary(image, request.version)).collect();
+        shown["Images"] = list.iter().map(|image| images::usage(image, request.version)).collect();
     }
     if wanted("container") {
         let now = Timestamp::now();
-        shown["Containers"] = json!(usage.containers.iter().map(|view| container_json::summary(view, now)).collect::<Vec<_>>());
+        shown["Containers"] =
+            json!(usage.containers.iter().map(|view| container_json::summary(view, now).with_health(view)).collect::<Vec<_>>());
     }
     if wanted("volume") {
         let sizes: HashMap<&str, u64> = usage.store.volumes.iter().map(|volume| (volume.name.as_str(), volume.size)).collect();
@@ -221,9 +222,6 @@ pub async fn disk_usage(engine: Arc<Engine>, request: Request) -> Outcome {
     }
     if wanted("build-cache") {
         shown["BuildCache"] = json!([]);
-        if !request.version.since(42) {
-            shown["BuilderSize"] = json!(0);
-        }
     }
     ok(&shown)
 }
