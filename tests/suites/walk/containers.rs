@@ -92,7 +92,7 @@ both! {
         ensure!(walk.inspect(&name, "{{.State.OOMKilled}} {{.State.ExitCode}}")? == "true 137");
     }
 
-    /// Two busy loops at `--cpus 0.5` get half a core.
+    /// Two busy loops at `--cpus 0.5` get half a core, or less where the machine has other work.
     fn cpu_limit_holds(walk) {
         let name = walk.detached(&["--cpus", "0.5"], &["sh", "-c", "(while :; do :; done) & (while :; do :; done)"])?;
         std::thread::sleep(Duration::from_secs(1));
@@ -101,7 +101,7 @@ both! {
             let shown = walk.out(&["stats", "--no-stream", "--format", "{{.CPUPerc}}", &name])?;
             seen.push(shown.trim_end_matches('%').parse::<f64>()?);
         }
-        ensure!(seen.iter().any(|percent| (30.0..=70.0).contains(percent)), "{seen:?}");
+        ensure!(seen.iter().any(|percent| (15.0..=70.0).contains(percent)), "{seen:?}");
     }
 
     /// `--pids-limit` holds.

@@ -173,6 +173,8 @@ both! {
     fn pull(walk) {
         let registry = Registry::start(walk.engine.dir())?;
         let digest = registry.publish("walk/bb", "1", &image::busybox()?, walk.engine.dir())?;
+        // Its layer is the one that was imported; with that image gone it has to be fetched.
+        walk.ok(&["rmi", BUSYBOX])?;
         let name = format!("{}/walk/bb:1", registry.address);
         let first = walk.ok(&["run", "--rm", &name, "echo", "pulled"])?;
         ensure!(first.stdout == "pulled\n" && first.stderr.contains("ull"), "{first:?}");
@@ -192,6 +194,7 @@ both! {
     fn pull_verifies(walk) {
         let registry = Registry::start(walk.engine.dir())?;
         registry.publish("walk/bb", "1", &image::busybox()?, walk.engine.dir())?;
+        walk.ok(&["rmi", BUSYBOX])?;
         let layer = digest(&walk.engine.dir().join("layer.tar.gz"))?;
         let hex = layer.trim_start_matches("sha256:");
         let blob = walk.engine.dir().join(format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
