@@ -130,8 +130,7 @@ fn devices_are_filtered() {
         return;
     }
     let bed = Bed::new();
-    let script =
-        "rm -f /tmp/kmsg; mknod /tmp/kmsg c 1 11 && echo made; dd if=/tmp/kmsg of=/dev/null count=0 2>&1; echo ok > /dev/null && echo null";
+    let script = "rm -f /tmp/fuse; mknod /tmp/fuse c 10 229 && echo made; dd if=/tmp/fuse of=/dev/null count=0 2>&1; echo ok > /dev/null && echo null";
     let denied = bed.run(&sh(script)).unwrap().text;
     assert!(denied.contains("made") && denied.contains("Operation not permitted") && denied.contains("null"), "{denied}");
     let rule = oci::DeviceRule { allow: true, kind: "c".into(), major: Some(10), minor: Some(229), access: "r".into() };
