@@ -4,10 +4,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response, StatusCode};
@@ -23,6 +24,11 @@ use crate::wire::{Connection, Serving};
 const JSON_BYTES_MAX: usize = 4 << 20;
 /// Pieces of an upload that wait for their reader.
 const UPLOAD_QUEUE_LEN_MAX: usize = 8;
+
+/// How much of an unwanted body is taken in.
+const LEFTOVER_BYTES_MAX: usize = 1 << 30;
+/// And for how long.
+const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// `Content-Type` of answers.
 pub const JSON: &str = "application/json";
@@ -42,7 +48,7 @@ pub struct Request {
     pub query: Query,
     /// The headers.
     pub headers: HeaderMap,
-    pub(crate) body: Incoming,
+    pub(crate) body: Inflow,
     pub(crate) connection: Arc<Connection>,
 }
 
@@ -55,28 +61,24 @@ impl Request {
         if !is_json {
             return Err(Failure::bad(format!("unsupported Content-Type {media_type:?}: {JSON} is expected")));
         }
-        let limited = Limited::new(self.body, JSON_BYTES_MAX);
-        match limited.collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(Failure::bad(format!("the request's body is larger than {} MiB", JSON_BYTES_MAX >> 20)))
+        let mut inflow = self.body;
+        let mut whole = BytesMut::new();
+        while let Some(piece) = inflow.next().await {
+            let piece = piece.map_err(|error| Failure::bad(format!("read the request's body: {error}")))?;
+            if whole.len() + piece.len() > JSON_BYTES_MAX {
+                return Err(Failure::bad(format!("the request's body is larger than {} MiB", JSON_BYTES_MAX >> 20)));
             }
-            Err(error) => Err(Failure::bad(format!("read the request's body: {error}"))),
+            whole.extend_from_slice(&piece);
         }
+        Ok(whole.freeze())
     }
 
     /// The body piece by piece; the client is held back when whoever takes the pieces is slow.
     pub fn upload(self) -> mpsc::Receiver<io::Result<Bytes>> {
         let (sender, pieces) = mpsc::channel(UPLOAD_QUEUE_LEN_MAX);
-        let mut body = self.body;
+        let mut inflow = self.body;
         tokio::spawn(async move {
-            while let Some(frame) = body.frame().await {
-                let piece = match frame.map(Frame::into_data) {
-                    Ok(Ok(data)) => Ok(data),
-                    // Trailers say nothing here.
-                    Ok(Err(_)) => continue,
-                    Err(error) => Err(io::Error::other(error)),
-                };
+            while let Some(piece) = inflow.next().await {
                 let failed = piece.is_err();
                 if sender.send(piece).await.is_err() || failed {
                     return;
@@ -84,6 +86,58 @@ impl Request {
             }
         });
         pieces
+    }
+}
+
+/// The body of a request. What is not read of it is thrown away when it goes, within bounds: a client that is still sending would
+/// otherwise see a broken connection instead of the answer.
+#[derive(Debug)]
+pub struct Inflow(Option<Incoming>);
+
+impl Inflow {
+    pub(crate) fn new(body: Incoming) -> Self {
+        Self(Some(body))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// The next piece; nothing at the end and after an error.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            let frame = self.0.as_mut()?.frame().await;
+            let piece = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Some(Ok(data)),
+                    // Trailers say nothing here.
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => Some(Err(io::Error::other(error))),
+                None => None,
+            };
+            self.0 = None;
+            return piece;
+        }
+    }
+}
+
+impl Drop for Inflow {
+    fn drop(&mut self) {
+        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(LEFTOVER_TIME_MAX, discard(body)));
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = LEFTOVER_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
     }
 }
 

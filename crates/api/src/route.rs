@@ -9,7 +9,7 @@ use hyper::header::ORIGIN;
 use types::ErrorKind;
 
 use crate::error::Failure;
-use crate::http::{self, Outcome, Reply, Request};
+use crate::http::{self, Inflow, Outcome, Reply, Request};
 use crate::query::{Query, segments};
 use crate::version::{self, Unserved};
 use crate::wire::Connection;
@@ -41,7 +41,7 @@ pub(crate) async fn answer(
         Err(new @ Unserved::TooNew(_)) => return Err(Failure::bad(new.to_string())),
     };
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let request = Request { method: parts.method, version, query, headers: parts.headers, body, connection };
+    let request = Request { method: parts.method, version, query, headers: parts.headers, body: Inflow::new(body), connection };
     match path {
         ["containers", rest @ ..] => container(engine, rest, request).await,
         ["exec", rest @ ..] => exec_instance(engine, rest, request).await,

@@ -209,7 +209,7 @@ mod tests {
             version: Version::CURRENT,
             query: Query::default(),
             headers: parts.headers,
-            body,
+            body: http::Inflow::new(body),
             connection,
         };
         match path.as_str() {
@@ -230,7 +230,7 @@ mod tests {
                 }
                 Ok(Some(http::text(StatusCode::OK, format!("{count} bytes"))))
             }
-            "/containers/missing/attach" => Err(Failure::new(types::ErrorKind::NotFound, "No such container: missing")),
+            "/refused" | "/containers/missing/attach" => Err(Failure::new(types::ErrorKind::NotFound, "No such container: missing")),
             _ => {
                 let hijack = hijack::Hijack::of(&request);
                 let asked = request.bytes().await?;
@@ -280,22 +280,6 @@ mod tests {
                 text.push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
             text
-        }
-
-        /// hyper may end a connection whose request it did not read to its end; what counts is that nobody waits for ever.
-        async fn read_until_end_or(&mut self, end: &str) {
-            let mut text = String::new();
-            let mut buffer = [0; 4096];
-            loop {
-                let read = tokio::time::timeout(Duration::from_secs(5), self.socket.read(&mut buffer)).await.expect("in time");
-                match read {
-                    Ok(count) if count > 0 => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
-                    _ => return,
-                }
-                if text.ends_with(end) {
-                    return;
-                }
-            }
         }
 
         async fn expect_end(&mut self) {
@@ -360,8 +344,34 @@ mod tests {
         // The same while the body of the request is on its way.
         client.send("POST /containers/missing/attach HTTP/1.1\r\nContent-Length: 2\r\n\r\n").await;
         client.read_until("}\n").await;
-        let _ = client.socket.write_all(b"{}GET /ping HTTP/1.1\r\n\r\n").await;
-        client.read_until_end_or("pong").await;
+        client.send("{}GET /ping HTTP/1.1\r\n\r\n").await;
+        client.read_until("pong").await;
+    }
+
+    #[tokio::test]
+    async fn a_refused_upload_is_taken_in_so_that_the_answer_is_read() {
+        let mut client = Client::connect();
+        const LENGTH: usize = 8 << 20;
+        client.send(&format!("POST /refused HTTP/1.1\r\nContent-Length: {LENGTH}\r\n\r\n")).await;
+        client.socket.write_all(&vec![0; LENGTH]).await.expect("the whole body is taken");
+        let text = client.read_until("}\n").await;
+        assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
+        client.send("GET /ping HTTP/1.1\r\n\r\n").await;
+        client.read_until("pong").await;
+    }
+
+    #[tokio::test]
+    async fn so_is_a_refused_upload_of_unknown_length() {
+        let mut client = Client::connect();
+        client.send("PUT /refused HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        for _ in 0..64 {
+            client.send("20000\r\n").await;
+            client.socket.write_all(&[0; 0x20000]).await.expect("the whole body is taken");
+            client.send("\r\n").await;
+        }
+        client.send("0\r\n\r\n").await;
+        let text = client.read_until("}\n").await;
+        assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
     }
 
     #[tokio::test]
