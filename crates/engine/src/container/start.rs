@@ -114,6 +114,9 @@ impl Engine {
         let spec = self.spec(record, &security, filter.as_ref())?;
         let snapshot =
             self.store.snapshot(record.id.as_str()).map_err(|source| Error::Store { operation: "find the container's files", source })?;
+        if record.is_ephemeral() {
+            allow_volatile_again(&snapshot.work)?;
+        }
         let exit_record = self.layout.exit_record(&record.id);
         monitor::exit_record::prepare(&exit_record).map_err(|source| Error::Link { name: record.name.clone(), source })?;
         let mut attach = Vec::new();
@@ -237,6 +240,18 @@ impl Engine {
         }
         let (max_bytes, max_files) = log_limits(&config.config)?;
         Ok(Some(LogFile { path: self.layout.log(&record.id), max_bytes: Some(max_bytes), max_files: Some(max_files) }))
+    }
+}
+
+/// Overlayfs refuses to mount a volatile read/write layer again, as a crash of the machine may have left half of it. A throw-away container does
+/// not survive such a crash, so within one boot (a restart) its layer is whole.
+fn allow_volatile_again(work: &std::path::Path) -> Result<(), Error> {
+    let mark = work.join("work/incompat/volatile");
+    match std::fs::remove_dir(&mark) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { operation: "remove the mark", path: mark, source })
+        }
+        _ => Ok(()),
     }
 }
 
