@@ -37,7 +37,7 @@ pub enum NewLayer {
     /// One that the store has.
     Present(LayerHold),
     /// One that was just unpacked, and where it came from.
-    Staged(Arc<StagedLayer>, Option<Origin>),
+    Staged(Arc<StagedLayer>, Option<Box<Origin>>),
 }
 
 /// One line of `history`, newest first.
@@ -327,7 +327,7 @@ impl Parts {
                 }
                 let below: Vec<PathBuf> = self.directories.iter().rev().cloned().collect();
                 staged.complete(&below)?;
-                let record = Arc::new(Layer { origins: origin.into_iter().collect(), ..staged.record(chain_id) });
+                let record = Arc::new(Layer { origins: origin.into_iter().map(|origin| *origin).collect(), ..staged.record(chain_id) });
                 let directory = staged.fs_dir();
                 self.staged.push((staged, Arc::clone(&record)));
                 (record, directory)

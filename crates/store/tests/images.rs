@@ -73,7 +73,7 @@ fn an_image_goes_with_its_last_name_and_takes_only_its_own_layers() {
     let store = &sandbox.store;
     let base = Tar::default().dir("d", 0o755).file("d/base", "base").end();
     let top = Tar::default().file("top", "top").end();
-    let first = build(store, &[base.clone()], &["base:1"]).expect("builds");
+    let first = build(store, std::slice::from_ref(&base), &["base:1"]).expect("builds");
     let second = build(store, &[base, top], &["child:1", "child:2"]).expect("builds");
     assert_eq!(first.layers[0], second.layers[0], "the layer is shared");
     let removed = store.remove_image("child:1", false, false, &nobody).expect("untags");
@@ -246,7 +246,7 @@ fn old_archives_with_links_to_layers_load() {
     }
     let sandbox = Sandbox::new();
     let layer = Tar::default().file("a", "1").end();
-    let image = build(&sandbox.store, &[layer.clone()], &[]).expect("builds");
+    let image = build(&sandbox.store, std::slice::from_ref(&layer), &[]).expect("builds");
     let config = sandbox.store.content().read(&image.id).expect("reads");
     let hex = image.id.hex();
     let archive = Tar::default()

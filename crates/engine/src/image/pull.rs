@@ -178,7 +178,7 @@ impl Pull {
         while let Some(fetched) = fetching.next().await {
             let (at, staged) = fetched?;
             let origin = Origin { repository: self.reference.without_suffix(), blob: manifest.layers[at].clone() };
-            found[at] = Some(NewLayer::Staged(staged, Some(origin)));
+            found[at] = Some(NewLayer::Staged(staged, Some(Box::new(origin))));
         }
         drop(fetching);
         Ok(found.into_iter().flatten().collect())

@@ -42,7 +42,7 @@ pub fn decompress<'a>(input: &'a mut (dyn Read + Send)) -> io::Result<Box<dyn Re
     // The first read may give fewer bytes than it takes to tell.
     let start = input.get_mut().peek(6)?;
     let compression = Compression::of(&start);
-    Ok(decoder(compression, input)?)
+    decoder(compression, input)
 }
 
 fn decoder<'a, R: BufRead + Send + 'a>(compression: Compression, input: R) -> io::Result<Box<dyn Read + Send + 'a>> {

@@ -16,6 +16,9 @@ struct Level {
     real: Vec<u8>,
 }
 
+/// Is told the real path of each directory that is made because the archive has no entry for it, and whether it hides what is below.
+pub(crate) type Made<'m> = &'m mut dyn FnMut(&[u8], bool);
+
 /// The way to the directory used last.
 pub(crate) struct Parents {
     root: OwnedFd,
@@ -54,11 +57,7 @@ impl Parents {
     }
 
     /// The directory at `components`, links on the way resolved inside of the root, and its real path. Missing ones are made where `made` is given, which is told their real paths.
-    pub fn open(
-        &mut self,
-        components: &[&[u8]],
-        mut made: Option<&mut dyn FnMut(&[u8], bool)>,
-    ) -> Result<(BorrowedFd<'_>, &[u8]), Unreachable> {
+    pub fn open(&mut self, components: &[&[u8]], mut made: Option<Made<'_>>) -> Result<(BorrowedFd<'_>, &[u8]), Unreachable> {
         let known = self.stack.iter().zip(components).take_while(|(level, name)| level.name == **name).count();
         self.stack.truncate(known);
         for name in &components[known..] {
@@ -71,7 +70,7 @@ impl Parents {
         })
     }
 
-    fn enter(&self, name: &[u8], made: &mut Option<&mut dyn FnMut(&[u8], bool)>) -> Result<Level, Unreachable> {
+    fn enter(&self, name: &[u8], made: &mut Option<Made<'_>>) -> Result<Level, Unreachable> {
         let (at, above) = match self.stack.last() {
             Some(level) => (level.fd.as_fd(), level.real.as_slice()),
             None => (self.root.as_fd(), &b""[..]),
@@ -92,13 +91,7 @@ impl Parents {
     }
 
     /// What is there is no directory: a link to one, or the mark of a removed one.
-    fn enter_other(
-        &self,
-        at: BorrowedFd<'_>,
-        name: &[u8],
-        real: Vec<u8>,
-        made: &mut Option<&mut dyn FnMut(&[u8], bool)>,
-    ) -> Result<Level, Unreachable> {
+    fn enter_other(&self, at: BorrowedFd<'_>, name: &[u8], real: Vec<u8>, made: &mut Option<Made<'_>>) -> Result<Level, Unreachable> {
         let stat = fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if is_whiteout(&stat) {
             let Some(made) = made else {
