@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kernel::fork::namespace;
 use kernel::mount::{Change, Propagation, attribute};
@@ -41,13 +41,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) enum RootMount {
     /// A detached mount.
     Detached(OwnedFd),
-    /// Where fsconfig(2) cannot take that many layers: mount(2) in the child.
-    Late {
-        /// Its options.
-        options: String,
-        /// The descriptors that the options name; open until the child has mounted.
-        _held: Vec<OwnedFd>,
-    },
+    /// Fsconfig(2) cannot take that many layers: the child mounts them with mount(2).
+    Late,
 }
 
 /// A detached copy of a part of the host's tree.
@@ -57,7 +52,7 @@ pub(crate) struct Bind {
     pub(crate) directory: bool,
 }
 
-/// The container's groups in the version 1 hierarchies: names below /sys/fs/cgroup and detached mounts.
+/// The container's groups in the version 1 hierarchies: names below /sys/fs/cgroup and detached mounts. One without a name is the whole of it.
 pub(crate) type GroupBinds = Vec<(String, OwnedFd)>;
 
 impl<'a> Sources<'a> {
@@ -122,10 +117,15 @@ impl<'a> Sources<'a> {
                 &detected
             }
         };
-        if system.mode() == cgroup::Mode::V2 {
-            return Ok(Vec::new());
-        }
         let mut binds = Vec::new();
+        if let (cgroup::Mode::V2, Some(hierarchy)) = (system.mode(), system.unified()) {
+            // A user namespace may mount the whole only together with a cgroup namespace of its own; else it sees its own group.
+            if plan.ids.is_some() && plan.late_namespaces & namespace::CGROUP == 0 {
+                let directory = group.and_then(|group| group.directory_of("")).unwrap_or(&hierarchy.mount);
+                binds.push((String::new(), group_bind(step, directory)?));
+            }
+            return Ok(binds);
+        }
         for hierarchy in system.hierarchies() {
             let Some(name) = hierarchy.mount.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
             let controller = if hierarchy.unified { "" } else { hierarchy.controllers.first().map_or("", String::as_str) };
@@ -137,13 +137,17 @@ impl<'a> Sources<'a> {
                 },
                 None => hierarchy.mount.as_path(),
             };
-            let mount = clone_tree(directory, false)?.mount;
-            let change = Change { set: step.set, propagation: Some(Propagation::Private), ..Change::default() };
-            kernel::mount::change(mount.as_fd(), c"", &change).map_err(Error::step(step.name()))?;
-            binds.push((name, mount));
+            binds.push((name, group_bind(step, directory)?));
         }
         Ok(binds)
     }
+}
+
+fn group_bind(step: &MountStep, directory: &Path) -> Result<OwnedFd> {
+    let mount = clone_tree(directory, false)?.mount;
+    let change = Change { set: step.set, propagation: Some(Propagation::Private), ..Change::default() };
+    kernel::mount::change(mount.as_fd(), c"", &change).map_err(Error::step(step.name()))?;
+    Ok(mount)
 }
 
 fn program(launch: &Launch<'_>) -> Result<Option<Vec<Instruction>>> {
@@ -187,7 +191,7 @@ fn root(root: &Root) -> Result<RootMount> {
 /// Options that keep the layers free of what only one mount would understand.
 const OVERLAY_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 
-fn overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path, volatile: bool) -> Result<RootMount> {
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool) -> Result<RootMount> {
     let fail = |complaint: &str| Error::step(format!("mount overlay with the upper directory {}{complaint}", upper.display()));
     if lower.is_empty() {
         return Err(Error::invalid("an overlay root needs a lower directory"));
@@ -224,28 +228,36 @@ fn overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path, volatile: bo
         forget_volatile(work);
     }
     // Linux below 6.5 has no `lowerdir+`: then all layers in one short string, and where that is too long, mount(2), whose options may fill a page.
-    let first = match configure(&mut held, true) {
-        Err(Errno::INVAL) => configure(&mut held, false),
-        other => other,
-    };
-    match first {
+    match configure(&mut held, takes_layers_one_by_one()) {
         Err(Errno::NAMETOOLONG) => {}
         Err(errno) => return Err(fail(&complaint)(errno)),
         Ok(mount) => return Ok(RootMount::Detached(mount)),
     }
-    held.clear();
-    let mut options = Vec::new();
-    for path in lower {
-        options.push(descriptor_name(path, &mut held).map_err(fail(""))?);
-    }
-    let (upper_name, work_name) =
-        (descriptor_name(upper, &mut held).map_err(fail(""))?, descriptor_name(work, &mut held).map_err(fail(""))?);
+    Ok(RootMount::Late)
+}
+
+/// The options of an overlay for mount(2), which may fill a page, and the descriptors that they name. They must be of the mount namespace in which the
+/// overlay is mounted, so this is for the child.
+pub(crate) fn late_options(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    volatile: bool,
+) -> std::result::Result<(String, Vec<OwnedFd>), Errno> {
+    let mut held = Vec::new();
+    let layers = lower.iter().map(|path| descriptor_name(path, &mut held)).collect::<std::result::Result<Vec<_>, _>>()?.join(":");
+    let (upper, work) = (descriptor_name(upper, &mut held)?, descriptor_name(work, &mut held)?);
     let fixed: String = OVERLAY_OPTIONS.iter().map(|(key, value)| format!(",{key}={value}")).collect();
     let volatile = if volatile { ",volatile" } else { "" };
-    Ok(RootMount::Late {
-        options: format!("lowerdir={},upperdir={upper_name},workdir={work_name}{fixed}{volatile}", options.join(":")),
-        _held: held,
-    })
+    Ok((format!("lowerdir={layers},upperdir={upper},workdir={work}{fixed}{volatile}"), held))
+}
+
+/// Linux 6.5 and later. Asking an older one would leave a complaint in its log each time.
+fn takes_layers_one_by_one() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
 }
 
 /// What the kernel has to say about a filesystem that it refused to configure, in brackets; empty when it says nothing.
@@ -279,7 +291,7 @@ fn short(path: &Path, held: &mut Vec<OwnedFd>) -> std::result::Result<String, Er
     }
 }
 
-fn joined(lower: &[std::path::PathBuf], held: &mut Vec<OwnedFd>) -> std::result::Result<String, Errno> {
+fn joined(lower: &[PathBuf], held: &mut Vec<OwnedFd>) -> std::result::Result<String, Errno> {
     let names = lower.iter().map(|path| descriptor_name(path, held)).collect::<std::result::Result<Vec<_>, _>>()?.join(":");
     if names.len() <= CONFIG_BYTES_MAX { Ok(names) } else { Err(Errno::NAMETOOLONG) }
 }

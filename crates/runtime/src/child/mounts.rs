@@ -15,7 +15,7 @@ use super::{Context, attach};
 use crate::launch::Root;
 use crate::path::{make_directory, make_file, open_in, open_plain};
 use crate::plan::{Filesystem, MountStep};
-use crate::source::{Bind, RootMount, clear_of, explanation};
+use crate::source::{Bind, RootMount, clear_of, explanation, late_options};
 use crate::{Error, Result};
 
 /// Mounts that later steps work in through their descriptors, whatever lies over them by then.
@@ -38,14 +38,15 @@ pub(super) fn take_root(context: &Context<'_>) -> Result<OwnedFd> {
             move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Error::step("attach the root filesystem"))?;
             rustix::io::fcntl_dupfd_cloexec(root, 3).map_err(Error::step("open the root filesystem"))
         }
-        (RootMount::Late { options, .. }, Root::Overlay { upper, .. }) => {
+        (RootMount::Late, Root::Overlay { lower, upper, work, volatile }) => {
             let fail = || Error::step(format!("mount overlay with the upper directory {}", upper.display()));
-            let options = std::ffi::CString::new(options.as_str()).map_err(|_| Error::invalid("an overlay path contains a zero byte"))?;
+            let (options, _held) = late_options(lower, upper, work, *volatile).map_err(fail())?;
+            let options = std::ffi::CString::new(options).map_err(|_| Error::invalid("an overlay path contains a zero byte"))?;
             // Any directory does; this one is there, and in this namespace nobody looks for it any more.
             mount(c"overlay", upper, c"overlay", MountFlags::empty(), Some(options.as_c_str())).map_err(fail())?;
             openat(CWD, upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail())
         }
-        (RootMount::Late { .. }, Root::Path(_)) => Err(Error::invalid("a directory needs no late mount")),
+        (RootMount::Late, Root::Path(_)) => Err(Error::invalid("a directory needs no late mount")),
     }
 }
 
@@ -144,6 +145,12 @@ fn spread(step: &MountStep, mount: BorrowedFd<'_>) -> Result<()> {
 /// Version 1: a tmpfs with a directory for each hierarchy, and links for controllers that share one.
 fn mount_groups(step: &MountStep, context: &Context<'_>, root: BorrowedFd<'_>, made: &mut Made) -> Result<()> {
     let fail = || Error::step(step.name());
+    if let [(name, mount)] = context.binds.as_slice()
+        && name.is_empty()
+    {
+        let target = make_directory(root, &step.target).map_err(fail())?;
+        return attach(mount.as_fd(), target.as_fd()).map_err(fail());
+    }
     let parameters = [("mode".to_owned(), Some("755".to_owned()))];
     mount_new(step, "tmpfs", "tmpfs", &parameters, root, made)?;
     let directory = open_in(root, &step.target, OFlags::PATH | OFlags::DIRECTORY).map_err(fail())?;

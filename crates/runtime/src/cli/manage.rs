@@ -144,6 +144,12 @@ fn kill_and_wait(record: &Record) -> Result<(), String> {
     // It may have ended meanwhile. A frozen process dies when it is thawed, which kill_all sees to.
     let _ = kernel::pidfd::send_signal(pidfd.as_fd(), 9);
     let _ = group(record)?.thaw();
+    wait_for_end(record)
+}
+
+/// Waits until the container's first process has ended.
+pub(super) fn wait_for_end(record: &Record) -> Result<(), String> {
+    let Some((_, pidfd)) = record.process() else { return Ok(()) };
     let timeout = Timespec { tv_sec: KILL_TIMEOUT_S, tv_nsec: 0 };
     match rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))) {
         Ok(0) => Err(format!("the container {:?} did not end within {KILL_TIMEOUT_S} s", record.id)),

@@ -164,6 +164,8 @@ pub(super) fn start(global: &Global, args: &[OsString]) -> Outcome {
     let bytes = terminal::read_all(&outcome)?;
     let _ = fs::remove_file(folder.outcome_gate());
     if !bytes.is_empty() {
+        // It has said its last word; what comes next finds it stopped.
+        super::manage::wait_for_end(&record)?;
         return Err(words(control::decode(&bytes)));
     }
     for hook in &record.spec.hooks.poststart {
