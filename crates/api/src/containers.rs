@@ -162,7 +162,8 @@ pub async fn wait(engine: Arc<Engine>, name: &str, request: Request) -> Outcome 
     let exit = engine.wait_container(name, condition)?;
     let answer = async move {
         let exit = exit.await;
-        match exit.error {
+        // Whoever waits for the removal is told of the removal's failure only, not why the container did not start.
+        match exit.error.filter(|_| condition != WaitCondition::Removed) {
             None => json_line(&json!({ "StatusCode": exit.code })),
             Some(message) => json_line(&json!({ "StatusCode": exit.code, "Error": { "Message": message } })),
         }
