@@ -1,6 +1,7 @@
 //! What every other crate may know: identifiers, digests, image references, sizes, error kinds and the model of a container.
 //!
 //! Nothing here does I/O (random bytes for new ids aside), and nothing here knows another crate of the workspace.
+#![forbid(unsafe_code)]
 
 pub mod container;
 pub mod digest;
