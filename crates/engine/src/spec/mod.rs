@@ -254,9 +254,12 @@ pub(crate) fn override_variables(env: &mut Vec<String>, more: &[String]) {
 
 /// Adds nodes and rules of the devices asked for, besides those that every container has.
 fn devices(host: &HostConfig, linux: &mut oci::Linux, limits: &mut oci::Resources) -> Result<(), Error> {
-    let failed = |error: runtime::Error| bad("Devices", "", &types::error::chain(&error));
+    let failed = |path: &str| {
+        let path = path.to_owned();
+        move |error: runtime::Error| bad("Devices", &path, &types::error::chain(&error))
+    };
     if host.privileged {
-        linux.devices = runtime::default::host_devices().map_err(failed)?;
+        linux.devices = runtime::default::host_devices().map_err(failed("/dev"))?;
         limits.devices = runtime::default::device_rules_privileged();
     } else {
         limits.devices = runtime::default::device_rules();
@@ -267,7 +270,9 @@ fn devices(host: &HostConfig, linux: &mut oci::Linux, limits: &mut oci::Resource
         if access.chars().any(|letter| !"rwm".contains(letter)) {
             return Err(bad("Devices.CgroupPermissions", access, "only the letters r, w and m are known"));
         }
-        for device in runtime::default::device(Path::new(&mapping.path_on_host), Path::new(inside)).map_err(failed)? {
+        for device in
+            runtime::default::device(Path::new(&mapping.path_on_host), Path::new(inside)).map_err(failed(&mapping.path_on_host))?
+        {
             limits.devices.push(oci::DeviceRule {
                 allow: true,
                 kind: if device.kind == "b" { "b".to_owned() } else { "c".to_owned() },
