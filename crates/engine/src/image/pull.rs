@@ -81,8 +81,9 @@ impl Pull {
         let is_new = !self.has_names(&parsed.config.digest, &root.descriptor);
         if is_new || self.store.catalog().image(&parsed.config.digest).is_none() {
             let layers = self.layers(&parsed, &config.1).await?;
+            let is_staged: Vec<bool> = layers.iter().map(|layer| matches!(layer, NewLayer::Staged(..))).collect();
             self.commit(config.0, manifest, &root, layers).await?;
-            for descriptor in &parsed.layers {
+            for (descriptor, _) in parsed.layers.iter().zip(is_staged).filter(|(_, is_staged)| *is_staged) {
                 self.tell(descriptor.digest.short(), "Pull complete", None).await;
             }
         }
