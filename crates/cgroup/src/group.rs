@@ -254,7 +254,9 @@ impl Group {
 
 /// Makes the directories of one hierarchy, from the top down, each ready for children with the same controllers.
 fn make(member: &Member, path: &Path, hybrid: bool) -> Result<()> {
+    let cpuset = !member.unified && member.controllers.iter().any(|name| name == "cpuset");
     let missing = match mkdir(&member.directory) {
+        Ok(true) if cpuset => return inherit_cpuset(&member.directory),
         Ok(_) if !member.unified || hybrid => return Ok(()),
         Ok(_) => false,
         Err(Errno::NOENT) => true,
@@ -269,7 +271,7 @@ fn make(member: &Member, path: &Path, hybrid: bool) -> Result<()> {
         }
         if missing {
             let new = mkdir(&directory).map_err(|source| Error::Create { path: directory.clone(), source })?;
-            if new && member.controllers.iter().any(|name| name == "cpuset") && !member.unified {
+            if new && cpuset {
                 inherit_cpuset(&directory)?;
             }
         }
@@ -286,13 +288,15 @@ fn mkdir(directory: &Path) -> std::result::Result<bool, Errno> {
     }
 }
 
-/// A new cpuset of version 1 is empty, and no process can join it. Its children then copy it by themselves.
+/// A new cpuset of version 1 is empty, and no process can join it, unless its parent hands its own on: as this one does then.
 fn inherit_cpuset(directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
+    let empty = |name: &str| Ok(file::read(&directory.join(name))?.trim().is_empty());
+    if !empty("cpuset.cpus")? && !empty("cpuset.mems")? {
+        return Ok(());
+    }
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&directory.join(name))?.trim().is_empty() {
-            file::write(&directory.join(name), file::read(&parent.join(name))?.trim())?;
-        }
+        file::write(&directory.join(name), file::read(&parent.join(name))?.trim())?;
     }
     file::write(&directory.join("cgroup.clone_children"), "1")
 }

@@ -163,32 +163,44 @@ fn architectures(profile: &oci::Seccomp) -> Result<(bool, bool)> {
     Ok((x86, x32))
 }
 
+/// One entry of a profile, its names looked up in the table.
+struct Entry {
+    calls: Vec<usize>,
+    /// Alternatives; one without conditions always holds.
+    rules: Vec<Vec<Condition>>,
+    action: Action,
+}
+
+fn entry(entry: &oci::Syscalls) -> Result<Entry> {
+    let conditions = entry.args.iter().map(condition).collect::<Result<Vec<_>>>()?;
+    // Two conditions on one argument are alternatives; on different arguments all must hold.
+    let repeated = conditions.iter().enumerate().any(|(at, one)| conditions[..at].iter().any(|other| other.argument == one.argument));
+    Ok(Entry {
+        calls: entry.names.iter().filter_map(|name| TABLE.binary_search_by(|known| known.0.cmp(name.as_str())).ok()).collect(),
+        rules: if repeated { conditions.iter().map(|one| vec![*one]).collect() } else { vec![conditions] },
+        action: action(&entry.action, entry.errno_ret)?,
+    })
+}
+
 /// What the profile says about each call that it names, by number.
-fn verdicts(profile: &oci::Seccomp, architecture: Architecture, default: Action) -> Result<BTreeMap<u32, Verdict>> {
+fn verdicts(entries: &[Entry], architecture: Architecture, default: Action) -> BTreeMap<u32, Verdict> {
     let mut verdicts: BTreeMap<u32, (Verdict, bool)> = BTreeMap::new();
-    for entry in &profile.syscalls {
-        let action = action(&entry.action, entry.errno_ret)?;
-        let conditions = entry.args.iter().map(condition).collect::<Result<Vec<_>>>()?;
-        // Two conditions on one argument are alternatives; on different arguments all must hold.
-        let repeated = conditions.iter().enumerate().any(|(at, one)| conditions[..at].iter().any(|other| other.argument == one.argument));
-        let rules: Vec<Vec<Condition>> = if repeated { conditions.iter().map(|one| vec![*one]).collect() } else { vec![conditions] };
-        for name in &entry.names {
-            let Ok(at) = TABLE.binary_search_by(|known| known.0.cmp(name.as_str())) else { continue };
-            let Some(number) = architecture.number(&TABLE[at]) else { continue };
+    for Entry { calls, rules, action } in entries {
+        for number in calls.iter().filter_map(|&at| architecture.number(&TABLE[at])) {
             let (verdict, settled) = verdicts.entry(number).or_insert_with(|| (Verdict { rules: Vec::new(), otherwise: default }, false));
             if *settled {
                 continue;
             }
             if rules.iter().all(Vec::is_empty) {
-                verdict.otherwise = action;
-                verdict.rules.retain(|(_, other)| *other != action);
+                verdict.otherwise = *action;
+                verdict.rules.retain(|(_, other)| other != action);
                 *settled = true;
             } else {
-                verdict.rules.extend(rules.iter().map(|conditions| (conditions.clone(), action)));
+                verdict.rules.extend(rules.iter().map(|conditions| (conditions.clone(), *action)));
             }
         }
     }
-    Ok(verdicts.into_iter().map(|(number, (verdict, _))| (number, verdict)).collect())
+    verdicts.into_iter().map(|(number, (verdict, _))| (number, verdict)).collect()
 }
 
 /// Ranges of numbers that are treated alike: where each begins, in order. The first begins at `first`.
@@ -255,15 +267,13 @@ fn branch(code: u16, operand: u32, no: Vec<Instruction>, yes: Vec<Instruction>) 
 fn program(profile: &oci::Seccomp) -> Result<Vec<Instruction>> {
     let default = action(&profile.default_action, profile.default_errno_ret)?;
     let (x86, x32) = architectures(profile)?;
-    let section = |architecture, first| -> Result<Vec<Instruction>> {
-        Ok(search(&ranges(&verdicts(profile, architecture, default)?, first, default)))
-    };
+    let entries = profile.syscalls.iter().map(entry).collect::<Result<Vec<_>>>()?;
+    let section = |architecture, first| search(&ranges(&verdicts(&entries, architecture, default), first, default));
     let kill = vec![op(RETURN, KILL_PROCESS)];
     let with_number = |section: Vec<Instruction>| [vec![op(LOAD, NUMBER)], section].concat();
-    let foreign =
-        if x86 { branch(JUMP_EQUAL, AUDIT_I386, kill.clone(), with_number(section(Architecture::X86, 0)?)) } else { kill.clone() };
-    let wide = if x32 { section(Architecture::X32, X32_BIT)? } else { kill };
-    let native = branch(JUMP_GREATER_OR_EQUAL, X32_BIT, section(Architecture::X86_64, 0)?, wide);
+    let foreign = if x86 { branch(JUMP_EQUAL, AUDIT_I386, kill.clone(), with_number(section(Architecture::X86, 0))) } else { kill.clone() };
+    let wide = if x32 { section(Architecture::X32, X32_BIT) } else { kill };
+    let native = branch(JUMP_GREATER_OR_EQUAL, X32_BIT, section(Architecture::X86_64, 0), wide);
     Ok([vec![op(LOAD, ARCHITECTURE)], branch(JUMP_EQUAL, AUDIT_X86_64, foreign, with_number(native))].concat())
 }
 
