@@ -116,7 +116,8 @@ pub(super) fn prunable(catalog: &Catalog, filters: &Filters, users: &Users) -> R
     let is_named = |image: &Image| !catalog.tags_of(&image.id).is_empty() || !catalog.digests_of(&image.id).is_empty();
     let goes = |image: &&Arc<Image>| {
         let is_step = catalog.children_of(&image.id).next().is_some();
-        !is_step && !(only_dangling && is_named(image)) && selection.takes(image, true) && users(&image.id).is_empty()
+        let stays = is_step || (only_dangling && is_named(image));
+        !stays && selection.takes(image, true) && users(&image.id).is_empty()
     };
     Ok(catalog.images().filter(goes).cloned().collect())
 }
