@@ -52,7 +52,7 @@ impl Engine {
         let has = |controller: &str| self.cgroups.controller(controller).is_some();
         let limits = Limits {
             memory: has("memory"),
-            swap: has("memory") && self.cgroups.limits_swap(std::path::Path::new(&self.layout.cgroup_root)),
+            swap: has("memory") && self.limits_swap(),
             cpu_cfs: has("cpu"),
             cpu_shares: has("cpu"),
             cpuset: has("cpuset"),

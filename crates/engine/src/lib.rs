@@ -153,6 +153,11 @@ impl Engine {
         self.containers.all().iter().any(|container| container.record().state.status.is_active())
     }
 
+    /// Whether the kernel keeps limits of swap.
+    fn limits_swap(&self) -> bool {
+        self.cgroups.limits_swap(Path::new(&self.layout.cgroup_root))
+    }
+
     fn find(&self, name: &str) -> Result<Arc<Container>, Error> {
         self.containers.find(name)
     }

@@ -96,6 +96,7 @@ impl Engine {
         let host = &record.host;
         let asked = [
             (host.memory != 0 && !has("memory"), "a limit of memory"),
+            (host.memory != 0 && !self.limits_swap(), "a limit of swap"),
             (host.nano_cpus != 0 && !has("cpu"), "a limit of processors"),
             (host.pids_limit.is_some_and(|limit| limit > 0) && !has("pids"), "a limit of processes"),
             (!host.cpuset_cpus.is_empty() && !has("cpuset"), "a choice of processors"),

@@ -78,6 +78,12 @@ impl Engine {
             ..oci::Linux::default()
         };
         let mut limits = resources::limits(host);
+        if let Some(memory) = &mut limits.memory
+            && !self.limits_swap()
+        {
+            // Told as a warning when the container was made.
+            memory.swap = None;
+        }
         devices(host, &mut linux, &mut limits)?;
         linux.resources = Some(limits);
         Ok(oci::Spec {
@@ -132,6 +138,8 @@ impl Engine {
                 }
                 let propagation = if planned.propagation.is_empty() { "rprivate" } else { &planned.propagation };
                 let bind_kind = if *non_recursive { "bind" } else { "rbind" };
+                // Read-only means all the way down, as Docker has it.
+                let access = if planned.read_only && !non_recursive { "rro" } else { access };
                 Ok(bind(&planned.destination, path, &[bind_kind, access, propagation]))
             }
             Source::Volume { name, subpath, .. } => {
