@@ -6,9 +6,12 @@ use serde_json::Value;
 
 use super::{container_path, image_path, path};
 use crate::command::Command;
-use crate::context::{Context, print};
+use crate::context::{Context, Exit, print};
 use crate::flags::{Arity, Flag, Matches, switch, text};
 use crate::template::Template;
+
+/// Docker's exit code of `inspect` for a template that cannot be read.
+const TEMPLATE_MISUSED: i32 = 64;
 
 const FORMAT: Flag = text("format", Some('f'), "Show by a Go template, or json");
 const SIZE: Flag = switch("size", Some('s'), "Show sizes, if it is a container");
@@ -82,7 +85,7 @@ fn show(context: &Context, m: &Matches, types: &[&str], size: bool) -> Result<i3
     let template = match format {
         None => None,
         Some("json") => Some(Template::parse("{{json .}}")?),
-        Some(text) => Some(Template::parse(text)?),
+        Some(text) => Some(Template::parse(text).map_err(|error| Exit::with(TEMPLATE_MISUSED, error.to_string()))?),
     };
     let client = context.client()?;
     let mut found = Vec::new();

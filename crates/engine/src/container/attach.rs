@@ -6,6 +6,7 @@ use std::sync::Arc;
 use monitor::{Attach as MonitorAttach, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
+use tokio::sync::OwnedRwLockReadGuard;
 use types::container::Status;
 
 use super::{Container, lock};
@@ -27,6 +28,8 @@ pub struct AttachTicket {
     container: Arc<Container>,
     streams: Streams,
     request: Attach,
+    /// Keeps a start waiting until the client is registered. None when one is under way already.
+    registering: Option<OwnedRwLockReadGuard<()>>,
 }
 
 impl Engine {
@@ -58,7 +61,8 @@ impl Engine {
             return Err(refused("too many clients wait for its start"));
         }
         drop(waiting);
-        Ok(AttachTicket { tty, engine: self.clone(), container, streams, request })
+        let registering = container.attaching.clone().try_read_owned().ok();
+        Ok(AttachTicket { tty, engine: self.clone(), container, streams, request, registering })
     }
 }
 
@@ -71,7 +75,7 @@ impl AttachTicket {
         if !self.request.stream {
             return;
         }
-        let Self { container, mut streams, .. } = self;
+        let Self { container, mut streams, registering, .. } = self;
         let link = {
             let mut waiting = lock(&container.waiting);
             match container.link() {
@@ -83,6 +87,7 @@ impl AttachTicket {
                 }
             }
         };
+        drop(registering);
         streams.read_ahead = client.read_ahead.to_vec();
         if let Err(error) = link.order(Request::Attach(streams), &[client.socket.as_fd()]).await {
             tracing::debug!(error = types::error::chain(&error), "a client could not be attached");

@@ -113,6 +113,9 @@ pub(crate) struct Container {
     pub(crate) link: Mutex<Option<Arc<Link>>>,
     /// Clients that attached before the start.
     pub(crate) waiting: Mutex<Vec<(AttachStreams, ClientStream)>>,
+    /// Shared by clients on their way into `waiting`: they are told that they are attached before their sockets are there, and may ask for
+    /// the start at once.
+    pub(crate) attaching: Arc<tokio::sync::RwLock<()>>,
     /// Set while a stop, kill or removal is under way, so that the restart policy leaves it alone.
     pub(crate) stopping: std::sync::atomic::AtomicBool,
     /// Held while the end of a run is being settled: the next start waits for it.
@@ -137,6 +140,7 @@ impl Container {
             operation: tokio::sync::Mutex::new(()),
             link: Mutex::new(None),
             waiting: Mutex::new(Vec::new()),
+            attaching: Arc::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
             settling: tokio::sync::Mutex::new(()),
             saving: Mutex::new(()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use monitor::{Handle, LaunchFds, LaunchRequest, LogFile, Reply, Started};
@@ -20,6 +21,8 @@ use crate::{Engine, Error, spec};
 /// A log file is rotated beyond this, unless the container says otherwise.
 const LOG_BYTES_MAX_DEFAULT: u64 = 20 << 20;
 const LOG_FILES_MAX_DEFAULT: u32 = 5;
+/// How long a start waits for a client that attaches.
+const ATTACHING_MAX: Duration = Duration::from_secs(1);
 
 /// A monitor that was told to launch, and the network it launches into.
 struct Launched {
@@ -85,6 +88,8 @@ impl Engine {
     pub(super) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
         drop(container.settling.lock().await);
         let record = container.record();
+        // Output must not come before those who were promised it; one that hangs on its way holds nobody up.
+        drop(tokio::time::timeout(ATTACHING_MAX, container.attaching.write()).await);
         let clients = std::mem::take(&mut *lock(&container.waiting));
         let (engine, prepared) = (self.clone(), record.clone());
         // The clients' sockets are closed by this task's end in case of failure: they then see the stream end.
@@ -114,9 +119,6 @@ impl Engine {
         let spec = self.spec(record, &security, filter.as_ref())?;
         let snapshot =
             self.store.snapshot(record.id.as_str()).map_err(|source| Error::Store { operation: "find the container's files", source })?;
-        if record.is_ephemeral() {
-            allow_volatile_again(&snapshot.work)?;
-        }
         let exit_record = self.layout.exit_record(&record.id);
         monitor::exit_record::prepare(&exit_record).map_err(|source| Error::Link { name: record.name.clone(), source })?;
         let mut attach = Vec::new();
@@ -240,18 +242,6 @@ impl Engine {
         }
         let (max_bytes, max_files) = log_limits(&config.config)?;
         Ok(Some(LogFile { path: self.layout.log(&record.id), max_bytes: Some(max_bytes), max_files: Some(max_files) }))
-    }
-}
-
-/// Overlayfs refuses to mount a volatile read/write layer again, as a crash of the machine may have left half of it. A throw-away container does
-/// not survive such a crash, so within one boot (a restart) its layer is whole.
-fn allow_volatile_again(work: &std::path::Path) -> Result<(), Error> {
-    let mark = work.join("work/incompat/volatile");
-    match std::fs::remove_dir(&mark) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::File { operation: "remove the mark", path: mark, source })
-        }
-        _ => Ok(()),
     }
 }
 
