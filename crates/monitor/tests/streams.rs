@@ -218,6 +218,27 @@ fn execs_have_streams_codes_terminals_and_signals_of_their_own() {
 }
 
 #[test]
+fn an_execs_client_sees_the_end_when_the_exec_ends() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new("exec-end");
+    let mut container = rig.launch(&rig.request("sleep 300"));
+    let mut quickest = Duration::MAX;
+    for number in 0..5 {
+        let begun = std::time::Instant::now();
+        let (_, mut client) = container.exec(&format!("e{number}"), &["true"], output());
+        assert!(read_all(&mut client).is_empty());
+        quickest = quickest.min(begun.elapsed());
+    }
+    // Not when the monitor looks up for another reason, a second later.
+    assert!(quickest < Duration::from_millis(700), "{quickest:?}");
+    assert!(matches!(container.ask(Request::Signal { signal: SIGKILL, exec: None }), Reply::Done));
+    container.exit();
+    container.acknowledge();
+}
+
+#[test]
 fn a_reader_that_is_a_bit_slow_misses_nothing_and_one_that_sleeps_holds_nobody() {
     if !possible() {
         return;

@@ -122,6 +122,5 @@ impl Monitor {
             self.engines.broadcast(&self.poll, &Event::Warning { text });
         }
         self.engines.broadcast(&self.poll, &Event::Exited(exit));
-        self.settle_streams();
     }
 }

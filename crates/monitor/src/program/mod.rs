@@ -102,8 +102,9 @@ impl Monitor {
                 self.dispatch(one);
             }
             self.tick(now);
-            self.settle_streams();
             self.settle_ends();
+            // After the ends: the clients of what has just ended are let go now, not when something else happens.
+            self.settle_streams();
             if self.is_done() {
                 return Ok(());
             }
