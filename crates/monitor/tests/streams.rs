@@ -226,7 +226,7 @@ fn an_execs_client_sees_the_end_when_the_exec_ends() {
     let mut container = rig.launch(&rig.request("sleep 300"));
     let mut quickest = Duration::MAX;
     for number in 0..5 {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let (_, mut client) = container.exec(&format!("e{number}"), &["true"], output());
         assert!(read_all(&mut client).is_empty());
         quickest = quickest.min(begun.elapsed());
