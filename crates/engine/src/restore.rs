@@ -58,6 +58,8 @@ impl Engine {
         enter_leaf(&cgroups, &layout)?;
         let net = net::Net::open(config.net.clone()).map_err(|source| Error::Net { operation: "set up the network", source })?;
         let monitors = Program::seal(config.monitor_elf).map_err(|source| Error::Link { name: "-".to_owned(), source })?;
+        // Two megabytes that are in the memfd now.
+        kernel::heap::forget(config.monitor_elf);
         let id = info::engine_id(&store)?;
         let registries = image::RegistrySettings {
             insecure: config.insecure_registries.clone(),
