@@ -10,6 +10,7 @@ mod containers;
 mod error;
 mod events;
 mod exec;
+mod files;
 mod hijack;
 mod http;
 mod images;

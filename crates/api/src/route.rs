@@ -13,7 +13,7 @@ use crate::http::{self, Inflow, Outcome, Reply, Request};
 use crate::query::{Query, segments};
 use crate::version::{self, Unserved};
 use crate::wire::Connection;
-use crate::{containers, events, exec, images, networks, system, volumes};
+use crate::{containers, events, exec, files, images, networks, system, volumes};
 
 /// What Docker says of everything about swarms on a machine that is in none.
 const NO_SWARM: &str =
@@ -76,9 +76,11 @@ async fn container(engine: Arc<Engine>, path: &[&str], request: Request) -> Resu
         ("DELETE", [name]) => containers::remove(engine, name, request).await,
         ("POST", [name, "attach"]) => return containers::attach(engine, name, request).await,
         ("GET", [_, "attach", "ws"]) => Err(Failure::not_served("attaching through a websocket")),
-        ("GET", [_, "changes"]) => Err(Failure::not_served("the list of a container's changed files")),
-        ("GET", [_, "export"]) => Err(Failure::not_served("exporting a container's filesystem")),
-        ("GET" | "HEAD" | "PUT", [_, "archive"]) => Err(Failure::not_served("copying files from and to containers")),
+        ("GET", [name, "changes"]) => files::changes(engine, name).await,
+        ("GET", [name, "export"]) => files::export(engine, name).await,
+        ("HEAD", [name, "archive"]) => files::stat(engine, name, request).await,
+        ("GET", [name, "archive"]) => files::get(engine, name, request).await,
+        ("PUT", [name, "archive"]) => files::put(engine, name, request).await,
         _ => Err(Failure::no_page()),
     };
     outcome.map(Some)
@@ -149,7 +151,7 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("GET", ["plugins"]) => http::ok(&[(); 0]),
         ("POST", ["build", "prune"]) => http::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
         ("POST", ["build", ..]) => Err(Failure::not_served("building an image")),
-        ("POST", ["commit"]) => Err(Failure::not_served("making an image of a container")),
+        ("POST", ["commit"]) => files::commit(engine, request).await,
         ("POST", ["auth"]) => Err(Failure::not_served("logging in to a registry")),
         ("POST", ["session" | "grpc"]) => Err(Failure::not_served("BuildKit's protocol")),
         ("GET", ["distribution", ..]) => Err(Failure::not_served("asking a registry about an image")),

@@ -245,6 +245,11 @@ impl<'a> Request<'a> {
         Self::new("POST", path)
     }
 
+    /// PUT.
+    pub fn put(path: impl Into<String>) -> Self {
+        Self::new("PUT", path)
+    }
+
     /// DELETE.
     pub fn delete(path: impl Into<String>) -> Self {
         Self::new("DELETE", path)

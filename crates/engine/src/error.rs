@@ -108,6 +108,21 @@ pub enum Error {
     #[error("talk to the monitor of container {name}")]
     Link { name: String, source: monitor::Error },
 
+    #[error("Could not find the file {path} in container {name}")]
+    NoSuchPath { path: String, name: String },
+    #[error("{path} in container {name} is not a directory")]
+    NotADirectory { path: String, name: String },
+    #[error("container rootfs is marked read-only")]
+    ReadOnlyRoot,
+    #[error("mounted volume is marked read-only")]
+    ReadOnlyMount,
+    #[error("{operation} of container {name}")]
+    Files { operation: &'static str, name: String, source: tarball::Error },
+    #[error("reach {path} in container {name}")]
+    Reach { path: String, name: String, source: std::io::Error },
+    #[error("mount the files of container {name}")]
+    MountFiles { name: String, source: runtime::Error },
+
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
     #[error("remove {name}: volume is in use - [{users}]")]
@@ -135,6 +150,11 @@ impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         use ErrorKind::{Conflict, Forbidden, Internal, InvalidInput, NotFound};
         match self {
+            Self::NoSuchPath { .. } => NotFound,
+            Self::NotADirectory { .. } => InvalidInput,
+            Self::ReadOnlyRoot | Self::ReadOnlyMount => Forbidden,
+            Self::Files { source, .. } => files_kind(source),
+            Self::Reach { .. } | Self::MountFiles { .. } => Internal,
             Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchVolume { .. } | Self::NoSuchNetwork { .. } => NotFound,
             Self::NoSuchVolumeDriver { .. } => NotFound,
             Self::NameTaken { .. }
@@ -212,5 +232,15 @@ impl Classify for Error {
             Self::Link { source, .. } => source.hint(),
             _ => None,
         }
+    }
+}
+
+fn files_kind(error: &tarball::Error) -> ErrorKind {
+    let errno = error.errno().map(rustix::io::Errno::from_raw_os_error);
+    match (error, errno) {
+        (tarball::Error::Parse(_) | tarball::Error::Refused(_), _) => ErrorKind::InvalidInput,
+        (_, Some(rustix::io::Errno::ROFS | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS)) => ErrorKind::Forbidden,
+        (_, Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
     }
 }

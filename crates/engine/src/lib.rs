@@ -8,6 +8,7 @@ pub mod container;
 mod error;
 mod event;
 mod exec;
+mod files;
 mod filter;
 mod health;
 mod host;
@@ -43,7 +44,7 @@ pub use error::Error;
 pub use exec::ExecTicket;
 pub use info::DiskUsage;
 pub use network::{NetworkUser, NetworkView};
-pub use store::{Removal, Volume};
+pub use store::{ChangeKind, PathChange, Removal, Volume};
 
 use container::{Container, Index};
 

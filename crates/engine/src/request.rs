@@ -349,6 +349,51 @@ pub struct CreateVolume {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+/// What is at a path of a container.
+#[derive(Debug, Clone)]
+pub struct PathStat {
+    /// The last component of the path asked for.
+    pub name: String,
+    /// Bytes.
+    pub size: i64,
+    /// `st_mode`: kind and permissions.
+    pub mode: u32,
+    /// When it was changed.
+    pub modified: Timestamp,
+    /// Of a symbolic link: the absolute path in the container that it leads to in the end; empty for anything else.
+    pub link_target: String,
+}
+
+/// How to put an archive into a container.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PutArchive {
+    /// A directory is not replaced by something else, nor something else by a directory.
+    pub keep_kinds: bool,
+    /// Everything belongs to the container's user, where it has one.
+    pub own_by_user: bool,
+}
+
+/// An image to be made of a container.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// The container.
+    pub container: String,
+    /// The image's name, without one if empty.
+    pub repository: String,
+    /// The name's tag; `latest` if empty.
+    pub tag: String,
+    /// A remark.
+    pub comment: String,
+    /// Who made it.
+    pub author: String,
+    /// Hold the container's processes meanwhile.
+    pub pause: bool,
+    /// Instructions as in a Dockerfile.
+    pub changes: Vec<String>,
+    /// What containers of it run, the container's own where it says nothing.
+    pub config: Option<types::container::Config>,
+}
+
 /// What the engine is and has, for `info`.
 #[derive(Debug, Clone)]
 pub struct Info {

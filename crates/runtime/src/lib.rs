@@ -25,3 +25,4 @@ pub mod user;
 pub use error::{Error, Result};
 pub use exec::{ExecTarget, Joining, exec};
 pub use launch::{Created, Gate, Group, Launch, Namespaces, Root, Running, Stdio, create};
+pub use source::detached_overlay;

@@ -188,6 +188,17 @@ fn root(root: &Root) -> Result<RootMount> {
     }
 }
 
+/// A container's root filesystem as a detached mount of its own: for those who work on its files while it does not run.
+///
+/// # Errors
+/// Those of the mount; and unsupported where the kernel cannot take that many layers in a detached mount (below Linux 6.5).
+pub fn detached_overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    match overlay(lower, upper, work, false)? {
+        RootMount::Detached(mount) => Ok(mount),
+        RootMount::Late { .. } => Err(Error::unsupported("this kernel cannot mount that many layers aside: start the container first")),
+    }
+}
+
 /// Options that keep the layers free of what only one mount would understand.
 const OVERLAY_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 

@@ -8,8 +8,5 @@ pub mod limits;
 pub mod recipe;
 
 pub(crate) mod extract;
-mod header;
 pub(crate) mod parents;
-pub(crate) mod parser;
 pub(crate) mod pipeline;
-mod sparse;

@@ -106,6 +106,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Packing an archive failed.
+    #[error(transparent)]
+    Archive(#[from] tarball::Error),
     /// Reading an archive or a stream failed.
     #[error("read {subject}")]
     Read {
@@ -176,6 +179,7 @@ impl Error {
     fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } | Self::Read { source, .. } => source.raw_os_error(),
+            Self::Archive(error) => error.errno(),
             _ => None,
         }
     }

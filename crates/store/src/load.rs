@@ -14,7 +14,7 @@ use types::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
 use types::{Digest, ImageRef, Platform};
 
 use crate::archive::compression::{Compression, decompress};
-use crate::archive::parser::{Entry, Kind, Parser};
+use tarball::{Entry, Kind, Parser};
 use crate::catalog::Image;
 use crate::content::digest_of;
 use crate::image::{NewImage, NewLayer};

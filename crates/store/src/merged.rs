@@ -1,12 +1,12 @@
 //! Several layers seen as overlayfs would show them, without a mount.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::archive::parents::{is_whiteout, join, through_proc};
@@ -129,25 +129,24 @@ pub(crate) fn child(directory: &[OwnedFd], name: &[u8]) -> Kernel<Option<Found>>
     })
 }
 
-fn is_opaque(directory: &OwnedFd) -> bool {
+pub(crate) fn is_opaque(directory: &OwnedFd) -> bool {
     let mut value = [0; 1];
     fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value) == Ok(1) && value == *b"y"
 }
 
+/// The names in any part of a merged directory, in order; some may stand for nothing.
+pub(crate) fn names(directory: &[OwnedFd]) -> Kernel<Vec<Vec<u8>>> {
+    let mut names = BTreeSet::new();
+    for part in directory {
+        names.extend(tarball::names(part.as_fd())?);
+    }
+    Ok(names.into_iter().collect())
+}
+
 /// The names in a merged directory with what they are.
 pub(crate) fn list(directory: &[OwnedFd]) -> Kernel<Vec<(Vec<u8>, Found)>> {
-    let mut names = BTreeMap::new();
-    for part in directory {
-        for entry in Dir::read_from(part)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                names.insert(name.to_vec(), ());
-            }
-        }
-    }
     let mut found = Vec::new();
-    for name in names.into_keys() {
+    for name in names(directory)? {
         if let Some(what) = child(directory, &name)? {
             found.push((name, what));
         }

@@ -1,10 +1,14 @@
 //! The commands, one file each, and how a command line finds its own.
 
 mod attach;
+mod commit;
 mod container_prune;
+mod cp;
 mod create;
 mod df;
+mod diff;
 mod exec;
+mod export;
 mod history;
 mod image_prune;
 mod images;
@@ -55,7 +59,11 @@ pub const ALL: &[&Command] = &[
     &version::COMMAND,
     &info::COMMAND,
     &attach::COMMAND,
+    &commit::COMMAND,
+    &cp::COMMAND,
     &create::COMMAND,
+    &diff::COMMAND,
+    &export::COMMAND,
     &history::COMMAND,
     &import::COMMAND,
     &inspect::COMMAND,

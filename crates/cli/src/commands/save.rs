@@ -25,13 +25,18 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<i32> {
-    let output = m.text("output").filter(|path| *path != "-");
-    if output.is_none() && terminal::stdout_is_terminal() {
-        bail!("an archive is not for a terminal: give -o FILE, or redirect stdout");
-    }
     let mut request = Request::get("/images/get");
     for name in &m.positionals {
         request = request.query("names", name);
+    }
+    archive(context, m.text("output"), request)
+}
+
+/// Writes the archive that a request brings to a file or to stdout.
+pub fn archive(context: &Context, output: Option<&str>, request: Request<'_>) -> Result<i32> {
+    let output = output.filter(|path| *path != "-");
+    if output.is_none() && terminal::stdout_is_terminal() {
+        bail!("an archive is not for a terminal: give -o FILE, or redirect stdout");
     }
     let mut response = context.client()?.send(request)?;
     match output {

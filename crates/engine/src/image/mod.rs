@@ -6,7 +6,7 @@ mod error;
 mod glob;
 mod list;
 mod pull;
-mod stream;
+pub(crate) mod stream;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -10,10 +10,10 @@ use super::Body;
 /// How much is written before it is sent on.
 const CHUNK_LEN: usize = 128 << 10;
 /// How many pieces wait between a blocking thread and an asynchronous task.
-pub(super) const PIECES_WAITING_MAX: usize = 16;
+pub(crate) const PIECES_WAITING_MAX: usize = 16;
 
 /// Reads what arrives in a body. Only for threads that may block.
-pub(super) struct BodyReader {
+pub(crate) struct BodyReader {
     body: Body,
     current: Bytes,
 }
@@ -39,7 +39,7 @@ impl Read for BodyReader {
 }
 
 /// Sends what is written into a body. Only for threads that may block.
-pub(super) struct BodyWriter {
+pub(crate) struct BodyWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     held: BytesMut,
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::limits::Limits;
 use super::parents::{Parents, Unreachable, is_whiteout, join, set_opaque, through_proc};
-use super::parser::{Entry, Kind, ParseError, Parser};
+use tarball::{Entry, Kind, ParseError, Parser};
 use super::recipe::{MOVED, Moved, RECIPE, RecipeWriter, SPARE};
 use crate::catalog::RootAttributes;
 use crate::{Error, Result};

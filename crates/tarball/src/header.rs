@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 /// The unit of a tar archive.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// What a header block tells before extended headers are applied.
-pub(super) struct Header<'a>(pub &'a [u8; BLOCK]);
+pub(crate) struct Header<'a>(pub &'a [u8; BLOCK]);
 
 type Parsed<T> = Result<T, String>;
 
@@ -84,13 +84,13 @@ impl<'a> Header<'a> {
 }
 
 /// The bytes before the first NUL.
-pub(super) fn text(field: &[u8]) -> &[u8] {
+pub(crate) fn text(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
     &field[..end]
 }
 
 /// A number in octal digits, or in base 256 where the first bit is set (GNU).
-pub(super) fn number(field: &[u8]) -> Parsed<i64> {
+pub(crate) fn number(field: &[u8]) -> Parsed<i64> {
     if field.first().is_none_or(|first| first & 0x80 == 0) {
         return octal(field);
     }
@@ -125,7 +125,7 @@ fn octal(field: &[u8]) -> Parsed<i64> {
 }
 
 /// The records of a PAX extended header: `length key=value\n`.
-pub(super) fn pax_records(mut body: &[u8]) -> Parsed<Vec<(&[u8], &[u8])>> {
+pub(crate) fn pax_records(mut body: &[u8]) -> Parsed<Vec<(&[u8], &[u8])>> {
     let bad = || "a PAX header is malformed".to_owned();
     let mut records = Vec::new();
     while !body.is_empty() {
@@ -152,7 +152,7 @@ pub(super) fn pax_records(mut body: &[u8]) -> Parsed<Vec<(&[u8], &[u8])>> {
 }
 
 /// A number in decimal digits alone.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     match text.is_empty() || text.len() > 20 || !text.iter().all(u8::is_ascii_digit) {
         true => None,
         false => std::str::from_utf8(text).ok()?.parse().ok(),
@@ -160,7 +160,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// Seconds with an optional fraction and sign, as seconds and nanoseconds (0 to 999,999,999).
-pub(super) fn seconds(text: &[u8]) -> Option<(i64, u32)> {
+pub(crate) fn seconds(text: &[u8]) -> Option<(i64, u32)> {
     let (negative, unsigned) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
         None => (false, text),

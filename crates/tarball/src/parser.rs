@@ -10,32 +10,47 @@ const EXTENDED_LEN_MAX: u64 = 1 << 20;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A regular file.
     File,
+    /// One more name of an earlier file.
     HardLink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// One entry, extended headers applied.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub struct Entry {
+    /// What it is.
     pub kind: Kind,
+    /// Its name, as the archive has it.
     pub path: Vec<u8>,
+    /// What a link leads to.
     pub link: Vec<u8>,
     /// Bytes of content in the archive.
     pub stored: u64,
     /// Of a sparse file: where they belong.
     pub sparse: Option<Sparse>,
+    /// Permission bits.
     pub mode: u32,
+    /// The owner.
     pub uid: u32,
+    /// The owning group.
     pub gid: u32,
     /// Seconds and nanoseconds since 1970.
     pub mtime: (i64, u32),
+    /// Major and minor number of a device.
     pub device: (u32, u32),
+    /// Extended attributes: names and values.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -48,12 +63,15 @@ impl Entry {
 
 /// Why an archive can't be read on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ParseError {
+pub enum ParseError {
     #[error("read the archive")]
+    /// The input failed.
     Read(#[source] io::Error),
     #[error("the archive ends in the middle of {0}")]
+    /// The input ended too early.
     Truncated(&'static str),
     #[error("{0}")]
+    /// It is no tar archive, or not a right one.
     Malformed(String),
 }
 
@@ -91,7 +109,7 @@ struct Extended {
 }
 
 /// The parser. After an entry with content its content is read with [`Parser::content`] and [`Parser::consume`], or not at all.
-pub(crate) struct Parser<R> {
+pub struct Parser<R> {
     input: R,
     /// Content of the current entry that has not been read.
     left: u64,
@@ -104,6 +122,7 @@ pub(crate) struct Parser<R> {
 }
 
 impl<R: BufRead> Parser<R> {
+    /// Nothing is read yet.
     pub fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0, keep_content: false, aside: Vec::new() }
     }

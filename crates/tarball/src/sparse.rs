@@ -7,7 +7,7 @@ const PARTS_MAX: usize = 1 << 20;
 
 /// A stored part of a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Part {
+pub struct Part {
     /// Where it begins in the file.
     pub offset: u64,
     /// How long it is.
@@ -16,8 +16,10 @@ pub(crate) struct Part {
 
 /// The map and the file's whole length.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Sparse {
+pub struct Sparse {
+    /// The stored parts, in order.
     pub parts: Vec<Part>,
+    /// The file's whole length.
     pub len: u64,
 }
 
@@ -25,7 +27,7 @@ type Parsed<T> = Result<T, String>;
 
 impl Sparse {
     /// Checks that the parts follow each other within the file and add up to what is stored.
-    pub fn checked(self, stored: u64) -> Parsed<Self> {
+    pub(crate) fn checked(self, stored: u64) -> Parsed<Self> {
         let (mut end, mut sum) = (0u64, 0u64);
         for part in &self.parts {
             if part.offset < end {
@@ -49,14 +51,14 @@ impl Sparse {
     }
 
     /// The map in the header block of old GNU archives; the flag tells whether more blocks of it follow.
-    pub fn from_gnu_header(block: &[u8; BLOCK]) -> Parsed<(Self, bool)> {
+    pub(crate) fn from_gnu_header(block: &[u8; BLOCK]) -> Parsed<(Self, bool)> {
         let mut sparse = Self { parts: Vec::new(), len: unsigned(&block[483..495])? };
         sparse.add_gnu_parts(&block[386..482])?;
         Ok((sparse, block[482] != 0))
     }
 
     /// One of the blocks that continue it.
-    pub fn add_gnu_block(&mut self, block: &[u8; BLOCK]) -> Parsed<bool> {
+    pub(crate) fn add_gnu_block(&mut self, block: &[u8; BLOCK]) -> Parsed<bool> {
         self.add_gnu_parts(&block[..504])?;
         Ok(block[504] != 0)
     }
@@ -72,7 +74,7 @@ impl Sparse {
     }
 
     /// The map of a PAX header of version 0.0 or 0.1: pairs of numbers.
-    pub fn from_pairs<'a>(numbers: impl Iterator<Item = &'a [u8]>, len: u64) -> Parsed<Self> {
+    pub(crate) fn from_pairs<'a>(numbers: impl Iterator<Item = &'a [u8]>, len: u64) -> Parsed<Self> {
         let mut sparse = Self { parts: Vec::new(), len };
         let mut offset = None;
         for text in numbers {
@@ -90,7 +92,7 @@ impl Sparse {
 
     /// The map of version 1.0, which stands before the data: lines of decimal numbers, padded to whole blocks. `next` reads a block.
     /// Answers the map and how many bytes it took.
-    pub fn from_data<E: From<String>>(len: u64, mut next: impl FnMut() -> Result<[u8; BLOCK], E>) -> Result<(Self, u64), E> {
+    pub(crate) fn from_data<E: From<String>>(len: u64, mut next: impl FnMut() -> Result<[u8; BLOCK], E>) -> Result<(Self, u64), E> {
         let bad = || E::from("the map of a sparse file is malformed".to_owned());
         let mut sparse = Self { parts: Vec::new(), len };
         let (mut text, mut at, mut taken) = (Vec::new(), 0, 0u64);
