@@ -147,14 +147,10 @@ fn mounted_aside(engine: &Engine, record: &Record) -> Result<(OwnedFd, Option<Ow
     let fail = |source: std::io::Error| Error::Reach { path: "/".to_owned(), name: record.name.clone(), source };
     // A thread of its own: mount namespaces are changed for a thread, and this one must not come back to others' work.
     let namespace = std::thread::scope(|scope| {
-        let made = std::thread::Builder::new().name("view".to_owned()).spawn_scoped(scope, || attach(&overlay, &folder, &sources));
+        let made = std::thread::Builder::new().name("view".to_owned()).spawn_scoped(scope, || attach(&overlay, record.host.readonly_rootfs, &folder, &sources));
         made.map(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the mounting thread failed"))))
     });
     let namespace = namespace.map_err(fail)?.map_err(fail)?;
-    if record.host.readonly_rootfs {
-        let read_only = Change { set: attribute::RDONLY, ..Change::default() };
-        kernel::mount::change(overlay.as_fd(), c"", &read_only).map_err(|error| fail(error.into()))?;
-    }
     Ok((overlay, Some(namespace)))
 }
 
@@ -171,7 +167,7 @@ fn source_of(engine: &Engine, planned: &Planned) -> Option<std::path::PathBuf> {
 }
 
 /// Attaches root and mounts in a new namespace of the calling thread, and answers the namespace.
-fn attach(overlay: &OwnedFd, folder: &Path, sources: &[(&Planned, std::path::PathBuf)]) -> std::io::Result<OwnedFd> {
+fn attach(overlay: &OwnedFd, read_only: bool, folder: &Path, sources: &[(&Planned, std::path::PathBuf)]) -> std::io::Result<OwnedFd> {
     kernel::ns::unshare(kernel::fork::namespace::MOUNT)?;
     // What the host unmounts goes here too; what is mounted here stays here.
     kernel::mount::change_path(c"/", &Change { propagation: Some(Propagation::Slave), recursive: true, ..Change::default() })?;
@@ -199,6 +195,10 @@ fn attach(overlay: &OwnedFd, folder: &Path, sources: &[(&Planned, std::path::Pat
         };
         kernel::mount::change(tree.as_fd(), c"", &change)?;
         move_mount(&tree, "", &target, "", empty)?;
+    }
+    if read_only {
+        // Last: mount points were made in it.
+        kernel::mount::change(overlay.as_fd(), c"", &Change { set: attribute::RDONLY, ..Change::default() })?;
     }
     Ok(fs::open("/proc/thread-self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
