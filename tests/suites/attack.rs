@@ -57,6 +57,71 @@ fn cve_2019_5736_by_entrypoint() -> Result<()> {
     Ok(())
 }
 
+/// CVE-2018-15664, CVE-2026-41568 and -42306: `cp` while a container swaps a directory on the way for a link that leads out.
+///
+/// A container exchanges `/swap/d` between a directory and a link to the path of a folder of the host, as fast as it can; `cp` in and
+/// out must never touch that folder. (Whatever it meets inside of the container is fine, and so are errors.)
+#[test]
+fn cve_2018_15664_links_swapped_during_cp() -> Result<()> {
+    if skip_unless_root() {
+        return Ok(());
+    }
+    let engine = Engine::with_busybox("cve-2018-15664")?;
+    let folder = engine.dir().join("cp");
+    fs::create_dir(&folder)?;
+    let outside = folder.join("outside");
+    fs::create_dir(&outside)?;
+    fs::write(outside.join("secret"), "secret of the host")?;
+    let own = folder.join("own");
+    fs::write(&own, "from the host")?;
+    let leads_out = outside.to_str().context("a path")?;
+    let racer = format!(
+        "mkdir -p /swap/real; echo inside > /swap/real/secret; ln -s {leads_out} /swap/link; echo up\n\
+         while :; do mv /swap/real /swap/d; mv /swap/d /swap/real; mv /swap/link /swap/d; mv /swap/d /swap/link; done"
+    );
+    engine.ok(&["run", "-d", "--name", "racer", BUSYBOX, "sh", "-c", &racer])?;
+    tests::sh::eventually("the racer is up", 10, || engine.ok(&["logs", "racer"]).ok().filter(|done| done.text() == "up"))?;
+    let own = own.to_str().context("a path")?;
+    for round in 0..40 {
+        engine.run(&["cp", own, "racer:/swap/d/planted"])?;
+        let target = folder.join(format!("got{round}"));
+        engine.run(&["cp", "racer:/swap/d/secret", target.to_str().context("a path")?])?;
+        ensure!(!fs::read_to_string(&target).is_ok_and(|text| text.contains("host")), "a file of the host was read");
+    }
+    ensure!(fs::read_dir(&outside)?.count() == 1, "a file was planted on the host");
+    engine.ok(&["rm", "-f", "racer"])?;
+    Ok(())
+}
+
+/// CVE-2019-14271 cannot be tried: `cp` runs no program and loads no library. What is left is that an archive which asks for
+/// files outside, by `..`, by links or by hard links, makes none.
+#[test]
+fn hostile_archives_stay_in_the_container() -> Result<()> {
+    if skip_unless_root() {
+        return Ok(());
+    }
+    let engine = Engine::with_busybox("hostile-cp")?;
+    engine.ok(&["run", "-d", "--name", "target", BUSYBOX, "sleep", "300"])?;
+    let folder = engine.dir().join("cp");
+    fs::create_dir(&folder)?;
+    let outside = folder.join("outside");
+    fs::create_dir(&outside)?;
+    let leads_out = outside.to_str().context("a path")?;
+    let script = format!(
+        "cd {0} && mkdir t && ln -s {leads_out} t/link && tar cf a.tar t/link && rm t/link && mkdir t/link && echo x > t/link/planted && \
+         tar rf a.tar t/link/planted && tar cPf b.tar --transform 's,^t,../../../../../..{leads_out},' t/link/planted",
+        folder.display()
+    );
+    Cmd::new("sh").args(["-c", &script]).ok()?;
+    for archive in ["a.tar", "b.tar"] {
+        let bytes = fs::read(folder.join(archive))?;
+        engine.cais().args(["cp", "-", "target:/tmp"]).stdin(bytes).run()?;
+    }
+    ensure!(fs::read_dir(&outside)?.count() == 0, "an archive made a file on the host");
+    engine.ok(&["rm", "-f", "target"])?;
+    Ok(())
+}
+
 /// CVE-2024-21626: a working directory of `/proc/self/fd/N` leads out through a leaked descriptor.
 #[test]
 fn cve_2024_21626_leaked_working_directory() -> Result<()> {

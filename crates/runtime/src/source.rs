@@ -192,10 +192,10 @@ fn root(root: &Root) -> Result<RootMount> {
 ///
 /// # Errors
 /// Those of the mount; and unsupported where the kernel cannot take that many layers in a detached mount (below Linux 6.5).
-pub fn detached_overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+pub fn detached_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
     match overlay(lower, upper, work, false)? {
         RootMount::Detached(mount) => Ok(mount),
-        RootMount::Late { .. } => Err(Error::unsupported("this kernel cannot mount that many layers aside: start the container first")),
+        RootMount::Late => Err(Error::unsupported("this kernel cannot mount that many layers aside: start the container first")),
     }
 }
 

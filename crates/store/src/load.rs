@@ -14,13 +14,13 @@ use types::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
 use types::{Digest, ImageRef, Platform};
 
 use crate::archive::compression::{Compression, decompress};
-use tarball::{Entry, Kind, Parser};
 use crate::catalog::Image;
 use crate::content::digest_of;
 use crate::image::{NewImage, NewLayer};
 use crate::layer::{StagedLayer, chain_ids};
 use crate::save::{NAME_ANNOTATION, REF_ANNOTATION};
 use crate::{Error, Result, Store};
+use tarball::{Entry, Kind, Parser};
 
 /// JSON documents of one archive together have at most so many bytes.
 const DOCUMENTS_BYTES_MAX: u64 = 256 << 20;
@@ -133,7 +133,7 @@ impl Store {
         let mut parser = Parser::new(BufReader::with_capacity(BUFFER_LEN, plain));
         let mut contents = Contents::default();
         let mut entries = 0;
-        while let Some(entry) = parser.next()? {
+        while let Some(entry) = parser.next_entry()? {
             parser.aside().clear();
             entries += 1;
             if entries > ENTRIES_MAX {
@@ -357,7 +357,7 @@ impl<R: io::BufRead> Read for Content<'_, R> {
 
 /// Whether a file begins as tar archives do: with a header whose checksum fits, or with the zeros of an empty archive.
 fn is_tar(start: &[u8]) -> bool {
-    start.len() == 512 && Parser::new(start).next().map_or_else(|error| !error.is_malformed(), |_| true)
+    start.len() == 512 && Parser::new(start).next_entry().map_or_else(|error| !error.is_malformed(), |_| true)
 }
 
 /// The name that an OCI layout's index gives to an image.

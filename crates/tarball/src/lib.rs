@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 pub use pack::{Directory, Node, Packer, Plain, Tree, names};
-pub use parser::{Entry, Kind, ParseError, Parser};
+pub use parser::{Entry, Kind, ParseError, Parser, Xattrs};
 pub use sparse::{Part, Sparse};
 pub use unpack::{Owner, Target, Unpack, unpack};
 pub use write::Writer;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::{DEPTH_MAX, Entry, Error, Kind, Writer, join, through_proc};
+use crate::{DEPTH_MAX, Entry, Error, Kind, Writer, Xattrs, join, through_proc};
 
 const XATTR_LEN_MAX: usize = 64 << 10;
 const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -208,7 +208,7 @@ impl<'s, W: Write> Packer<'s, W> {
 }
 
 /// An entry with a file's attributes. Times are cut to seconds, as Docker does: fractions would need an extended header for every entry.
-fn entry(path: Vec<u8>, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
+fn entry(path: Vec<u8>, stat: &Stat, xattrs: Xattrs) -> Entry {
     Entry {
         kind: Kind::File,
         path,
@@ -225,7 +225,7 @@ fn entry(path: Vec<u8>, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
 }
 
 /// The attributes that mean the same elsewhere: capabilities, and what users set.
-fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Xattrs, Error> {
     let mut names = [0u8; 1024];
     let mut long = Vec::new();
     let names: &[u8] = match fs::flistxattr(fd, &mut names) {

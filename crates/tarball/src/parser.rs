@@ -51,12 +51,15 @@ pub struct Entry {
     /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Extended attributes: names and values.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
+
+/// Names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Entry {
     /// The length of the file.
-    pub fn len(&self) -> u64 {
+    pub fn content_len(&self) -> u64 {
         self.sparse.as_ref().map_or(self.stored, |sparse| sparse.len)
     }
 }
@@ -133,7 +136,7 @@ impl<R: BufRead> Parser<R> {
     }
 
     /// The next entry; `None` at the end of the archive, after which [`Parser::finish`] reads on to the end of the input.
-    pub fn next(&mut self) -> Parsed<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Parsed<Option<Entry>> {
         self.keep_content = true;
         self.skip_content()?;
         let mut extended = Extended::default();

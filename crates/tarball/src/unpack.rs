@@ -50,7 +50,7 @@ pub struct Unpack<'r> {
 pub fn unpack<R: BufRead>(input: R, target: &Target, how: &Unpack<'_>) -> Result<(), Error> {
     let mut unpacker = Unpacker { target, how, last_parent: None, directory_times: Vec::new() };
     let mut parser = Parser::new(input);
-    while let Some(mut entry) = parser.next()? {
+    while let Some(mut entry) = parser.next_entry()? {
         // Only who must give back the exact archive needs them.
         parser.aside().clear();
         let Some(path) = (how.rename)(&entry.path) else { continue };
@@ -134,7 +134,9 @@ impl Unpacker<'_> {
             Err(Errno::LOOP) if self.target.root.is_none() => {
                 return Err(Error::Refused(format!("{}: a link is in the way to it", String::from_utf8_lossy(path))));
             }
-            Err(Errno::NOTDIR) => return Err(Error::Refused(format!("{}: something above it is no directory", String::from_utf8_lossy(path)))),
+            Err(Errno::NOTDIR) => {
+                return Err(Error::Refused(format!("{}: something above it is no directory", String::from_utf8_lossy(path))));
+            }
             Err(error) => return Err(fail(error)),
         }
         let Some((name, higher)) = above.split_last() else { return Err(fail(Errno::NOENT)) };
@@ -185,7 +187,8 @@ impl Unpacker<'_> {
         if !exists {
             fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(|error| Error::io("make", &entry.path, error))?;
         }
-        let made = fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| Error::io("open", &entry.path, error))?;
+        let made =
+            fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| Error::io("open", &entry.path, error))?;
         self.attributes(made.as_fd(), entry)?;
         if self.directory_times.len() < DIRECTORY_TIMES_MAX {
             self.directory_times.push((made, entry.mtime));
@@ -225,7 +228,10 @@ impl Unpacker<'_> {
 
     fn symlink(&self, parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), Error> {
         if entry.link.is_empty() || entry.link.len() > LINK_LEN_MAX || entry.link.contains(&0) {
-            return Err(Error::Refused(format!("{}: its link is empty, too long, or contains a NUL byte", String::from_utf8_lossy(&entry.path))));
+            return Err(Error::Refused(format!(
+                "{}: its link is empty, too long, or contains a NUL byte",
+                String::from_utf8_lossy(&entry.path)
+            )));
         }
         fs::symlinkat(entry.link.as_slice(), parent, name).map_err(|error| Error::io("make", &entry.path, error))?;
         if let Some((uid, gid)) = self.owner(entry) {
@@ -316,7 +322,12 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(), Errno
 }
 
 /// Hands `len` bytes of content on; `write` is told how many are left, its own included.
-fn copy<R: BufRead>(parser: &mut Parser<R>, entry: &Entry, len: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<()>) -> Result<(), Error> {
+fn copy<R: BufRead>(
+    parser: &mut Parser<R>,
+    entry: &Entry,
+    len: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> Result<(), Error> {
     let mut left = len;
     while left > 0 {
         let chunk = parser.content()?;

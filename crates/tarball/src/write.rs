@@ -30,7 +30,8 @@ impl<W: Write> Writer<W> {
         let records = records(entry);
         if !records.is_empty() {
             let name = [b"PaxHeaders.0/", last_component(&entry.path)].concat();
-            let extended = Plain { name: &name, link: b"", kind: b'x', mode: 0, uid: 0, gid: 0, mtime: 0, size: records.len() as u64, device: None };
+            let extended =
+                Plain { name: &name, link: b"", kind: b'x', mode: 0, uid: 0, gid: 0, mtime: 0, size: records.len() as u64, device: None };
             self.put(&extended.block())?;
             self.put(&records)?;
             self.pad(records.len() as u64)?;
@@ -211,12 +212,15 @@ mod tests {
             let bytes = writer.finish().expect("finished");
             assert_eq!(bytes.len() % BLOCK, 0);
             let mut parser = Parser::new(bytes.as_slice());
-            let read = parser.next().expect("parses").expect("an entry");
+            let read = parser.next_entry().expect("parses").expect("an entry");
             assert_eq!(parser.content().expect("content"), b"abc");
             let wrote = entry(path);
-            assert_eq!((&read.path, read.mode, read.uid, read.gid, read.mtime), (&wrote.path, wrote.mode, wrote.uid, wrote.gid, wrote.mtime));
+            assert_eq!(
+                (&read.path, read.mode, read.uid, read.gid, read.mtime),
+                (&wrote.path, wrote.mode, wrote.uid, wrote.gid, wrote.mtime)
+            );
             assert_eq!(read.xattrs, wrote.xattrs);
-            assert!(parser.next().expect("parses").is_none());
+            assert!(parser.next_entry().expect("parses").is_none());
         }
     }
 
@@ -238,7 +242,7 @@ mod tests {
         writer.append(&entry(b"a"), &mut &b"a"[..]).expect("written");
         let bytes = writer.finish().expect("finished");
         let mut parser = Parser::new(bytes.as_slice());
-        parser.next().expect("parses").expect("an entry");
+        parser.next_entry().expect("parses").expect("an entry");
         assert_eq!(parser.content().expect("content"), b"a\0\0");
     }
 }

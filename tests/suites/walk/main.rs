@@ -7,6 +7,7 @@
 
 mod containers;
 mod data;
+mod files;
 mod flags;
 mod images;
 mod lifecycle;

@@ -146,7 +146,8 @@ fn to_container(client: &Client, m: &Matches, source: &str, container: &str, pat
     let mut reader = Counted { inner: reader, count: 0 };
     std::thread::scope(|scope| {
         let packing = scope.spawn(|| source.pack(name.as_bytes(), BufWriter::with_capacity(BUFFER_LEN, writer)));
-        let sent = client.send(put(container, &directory, m.on("archive"))?.stream("application/x-tar", &mut reader)).and_then(Response::finish);
+        let sent =
+            client.send(put(container, &directory, m.on("archive"))?.stream("application/x-tar", &mut reader)).and_then(Response::finish);
         let count = reader.count;
         // A packer that still writes sees that nobody reads.
         drop(reader);
@@ -169,7 +170,13 @@ fn put<'a>(container: &str, directory: &str, archive: bool) -> Result<Request<'a
 }
 
 /// Where a copy goes: the directory it is unpacked in, and its name there. Docker's rules, which are those of `cp -r`.
-fn place(target: &str, target_is_directory: Option<bool>, source_is_directory: bool, name: &str, parent: String) -> Result<(String, String)> {
+fn place(
+    target: &str,
+    target_is_directory: Option<bool>,
+    source_is_directory: bool,
+    name: &str,
+    parent: String,
+) -> Result<(String, String)> {
     let last = base_name(target);
     match target_is_directory {
         Some(true) => Ok((target.to_owned(), name.to_owned())),
@@ -306,7 +313,8 @@ mod tests {
 
     #[test]
     fn entries_are_renamed_at_their_first_component() {
-        let name = |entry: &str, old: &str, new: &str| String::from_utf8(renamed(entry.as_bytes(), old.as_bytes(), new.as_bytes())).expect("text");
+        let name =
+            |entry: &str, old: &str, new: &str| String::from_utf8(renamed(entry.as_bytes(), old.as_bytes(), new.as_bytes())).expect("text");
         assert_eq!(name("a/b", "a", "x"), "x/b");
         assert_eq!(name("a", "a", "x"), "x/");
         assert_eq!(name("./b", ".", "x"), "x/b");

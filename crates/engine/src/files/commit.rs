@@ -61,8 +61,11 @@ fn image_name(request: &Commit) -> Result<Option<ImageRef>, Error> {
         return Ok(None);
     }
     let text = if tag.is_empty() { repository.to_owned() } else { format!("{repository}:{tag}") };
-    let parsed: ImageRef =
-        text.parse().map_err(|error: types::reference::InvalidReference| Error::BadField { field: "repo", value: text, reason: error.to_string() })?;
+    let parsed: ImageRef = text.parse().map_err(|error: types::reference::InvalidReference| Error::BadField {
+        field: "repo",
+        value: text,
+        reason: error.to_string(),
+    })?;
     Ok(Some(parsed.with_default_tag()))
 }
 
@@ -157,7 +160,8 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        let named = |repository: &str, tag: &str| image_name(&Commit { repository: repository.into(), tag: tag.into(), ..Commit::default() });
+        let named =
+            |repository: &str, tag: &str| image_name(&Commit { repository: repository.into(), tag: tag.into(), ..Commit::default() });
         assert_eq!(named("me/c", "v1").expect("good").map(|name| name.familiar()), Some("me/c:v1".to_owned()));
         assert!(named("", "").expect("none").is_none());
         assert!(named("Me", "").is_err());

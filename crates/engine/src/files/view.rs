@@ -60,7 +60,8 @@ impl View {
         let node = if last.is_empty() || asserts_directory {
             fs::openat2(&self.root, cleaned.as_str(), DIRECTORY, Mode::empty(), INSIDE).map_err(fail)?
         } else {
-            let above = fs::openat2(&self.root, if above.is_empty() { "/" } else { above }, DIRECTORY, Mode::empty(), INSIDE).map_err(fail)?;
+            let above =
+                fs::openat2(&self.root, if above.is_empty() { "/" } else { above }, DIRECTORY, Mode::empty(), INSIDE).map_err(fail)?;
             fs::openat(&above, last, NODE, Mode::empty()).map_err(fail)?
         };
         let stat = fs::fstat(&node).map_err(fail)?;
@@ -147,7 +148,9 @@ fn mounted_aside(engine: &Engine, record: &Record) -> Result<(OwnedFd, Option<Ow
     let fail = |source: std::io::Error| Error::Reach { path: "/".to_owned(), name: record.name.clone(), source };
     // A thread of its own: mount namespaces are changed for a thread, and this one must not come back to others' work.
     let namespace = std::thread::scope(|scope| {
-        let made = std::thread::Builder::new().name("view".to_owned()).spawn_scoped(scope, || attach(&overlay, record.host.readonly_rootfs, &folder, &sources));
+        let made = std::thread::Builder::new()
+            .name("view".to_owned())
+            .spawn_scoped(scope, || attach(&overlay, record.host.readonly_rootfs, &folder, &sources));
         made.map(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the mounting thread failed"))))
     });
     let namespace = namespace.map_err(fail)?.map_err(fail)?;

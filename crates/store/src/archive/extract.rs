@@ -16,10 +16,10 @@ use rustix::io::Errno;
 
 use super::limits::Limits;
 use super::parents::{Parents, Unreachable, is_whiteout, join, set_opaque, through_proc};
-use tarball::{Entry, Kind, ParseError, Parser};
 use super::recipe::{MOVED, Moved, RECIPE, RecipeWriter, SPARE};
 use crate::catalog::RootAttributes;
 use crate::{Error, Result};
+use tarball::{Entry, Kind, ParseError, Parser};
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Of AUFS, whose layers the format comes from; all but the opaque mark mean nothing elsewhere.
@@ -99,12 +99,12 @@ struct Place<'a> {
 impl Extractor<'_> {
     fn run<R: BufRead>(&mut self, parser: &mut Parser<R>) -> Result<()> {
         let mut count = 0;
-        while let Some(entry) = parser.next().map_err(parse_error)? {
+        while let Some(entry) = parser.next_entry().map_err(parse_error)? {
             count += 1;
             if count > self.limits.entries {
                 return Err(Error::invalid("the archive", format!("it has more than {} entries", self.limits.entries)));
             }
-            self.found.size = self.found.size.saturating_add(entry.len());
+            self.found.size = self.found.size.saturating_add(entry.content_len());
             if self.found.size > self.limits.layer_bytes {
                 return Err(Error::invalid("the archive", format!("its files have more than {} bytes", self.limits.layer_bytes)));
             }
