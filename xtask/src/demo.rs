@@ -15,8 +15,10 @@ const APP: &str = r#"import http.server, pathlib, platform, sys
 VISITS = pathlib.Path("/data/visits")
 class Quay(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path != "/":
+            return self.send_error(404)
         visits = int(VISITS.read_text() or 0) + 1 if VISITS.exists() else 1
-        VISITS.write_text(str(visits))
+        VISITS.write_text(f"{visits}\n")
         text = f"Hello from {platform.node()}, Python {platform.python_version()}; visit {visits}\n".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
