@@ -22,7 +22,7 @@ use tests::sh::Cmd;
 /// Set for the program that runs inside the namespaces: the folder of everything that it makes.
 const INSIDE: &str = "CAIS_BENCH_INSIDE";
 const HUGETLB: &str = "/sys/fs/cgroup/hugetlb";
-const PEER_GROUPS: [&str; 6] = ["docker", "libpod_parent", "libpod", "bench-cais", "bench-crun", "bench-runc"];
+const PEER_GROUPS: [&str; 7] = ["docker", "libpod_parent", "libpod", "cais-runtime", "bench-cais", "bench-crun", "bench-runc"];
 const OUT: &str = "bench/out";
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -89,7 +89,7 @@ fn mount_hugetlb() -> bool {
     mounted
 }
 
-/// The parents of their containers' control groups, which the peers never remove.
+/// The parents of containers' control groups, which engines and runtimes do not remove.
 fn peer_groups() -> BTreeSet<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
     let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
