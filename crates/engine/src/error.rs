@@ -132,6 +132,21 @@ pub enum Error {
     #[error("network {name} not found")]
     NoSuchNetwork { name: String },
 
+    #[error("invalid endpoint settings for network {network}: {reason}")]
+    BadEndpoint { network: String, reason: String },
+    #[error("{name} is a pre-defined network and cannot be removed")]
+    PredefinedNetwork { name: String },
+    #[error("plugin {driver:?} not found")]
+    NoSuchNetworkDriver { driver: String },
+    #[error("endpoint with name {container} already exists in network {network}")]
+    AlreadyConnected { container: String, network: String },
+    #[error("container {id} is not connected to network {network}")]
+    NotConnected { id: Id, network: String },
+    #[error("{reason}")]
+    SharedNetwork { reason: &'static str },
+    #[error(transparent)]
+    Network(net::Error),
+
     #[error("{operation}")]
     Net { operation: &'static str, source: net::Error },
     #[error("{operation}")]
@@ -156,7 +171,11 @@ impl Classify for Error {
             Self::Files { source, .. } => files_kind(source),
             Self::Reach { .. } | Self::MountFiles { .. } => Internal,
             Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchVolume { .. } | Self::NoSuchNetwork { .. } => NotFound,
-            Self::NoSuchVolumeDriver { .. } => NotFound,
+            Self::NoSuchVolumeDriver { .. } | Self::NoSuchNetworkDriver { .. } => NotFound,
+            // Docker's answers to these.
+            Self::PredefinedNetwork { .. } | Self::AlreadyConnected { .. } => Forbidden,
+            Self::NotConnected { .. } => Internal,
+            Self::Network(source) => source.kind(),
             Self::NameTaken { .. }
             | Self::SameName { .. }
             | Self::NotRunning { .. }
@@ -182,6 +201,8 @@ impl Classify for Error {
             | Self::UnknownFilter { .. }
             | Self::BadFilter { .. }
             | Self::BadField { .. }
+            | Self::BadEndpoint { .. }
+            | Self::SharedNetwork { .. }
             | Self::BadMount { .. }
             | Self::DuplicateMount { .. }
             | Self::BadTmpfsOption { .. }
@@ -227,6 +248,7 @@ impl Classify for Error {
             }
             Self::Cgroup { source, .. } | Self::Cgroups { source } => source.hint(),
             Self::Net { source, .. } => source.hint(),
+            Self::Network(source) => source.hint(),
             Self::Store { source, .. } => source.hint(),
             Self::Image(source) => source.hint(),
             Self::Link { source, .. } => source.hint(),

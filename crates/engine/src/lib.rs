@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod container;
+mod connect;
+mod endpoints;
 mod error;
 mod event;
 mod exec;
@@ -82,6 +84,8 @@ pub struct Engine {
     events: event::Bus,
     stats: stats::Sampler,
     seccomp: spec::SeccompCache,
+    /// Held while networks are made, removed and written down.
+    network_lock: tokio::sync::Mutex<()>,
     /// Held from the look at a volume's users to its removal, and while a container takes volumes into use.
     volume_lock: tokio::sync::Mutex<()>,
 }

@@ -1,15 +1,21 @@
-//! Networks as they are listed and inspected.
+//! Networks: made, listed, inspected and removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use types::Id;
+use net::{Driver, NewNetwork};
+use store::Records;
+use types::{Classify, ErrorKind, Id};
 
-use crate::request::Filters;
+use crate::container::Record;
+use crate::request::{CreateNetwork, Filters, NetworkPool};
 use crate::{Engine, Error, filter};
 
+/// The kind of document that a network is.
+const NETWORKS: &str = "network";
+const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
+
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
-const BUILT_IN: [&str; 3] = ["bridge", "host", "none"];
 
 /// A network and who is on it.
 #[derive(Debug, Clone)]
@@ -39,7 +45,7 @@ impl Engine {
         filter::known(filters, FILTERS)?;
         let dangling = filter::flag(filters, "dangling")?;
         let holds = |network: &net::Network| {
-            let built_in = BUILT_IN.contains(&network.name.as_str());
+            let built_in = !network.is_user_defined();
             filter::any(filters, "driver", |driver| driver == network.driver.as_str())
                 && filter::any(filters, "id", |prefix| network.id.as_str().starts_with(prefix))
                 && filter::any(filters, "name", |part| network.name.contains(part))
@@ -53,8 +59,104 @@ impl Engine {
 
     /// A network by name, identifier or unambiguous prefix of one.
     pub fn inspect_network(&self, name: &str) -> Result<NetworkView, Error> {
-        let network = self.net.network(name).map_err(|_| Error::NoSuchNetwork { name: name.to_owned() })?;
-        Ok(self.network_view(network))
+        Ok(self.network_view(self.network(name)?))
+    }
+
+    /// Makes a network.
+    pub async fn create_network(self: &Arc<Self>, request: CreateNetwork) -> Result<Arc<net::Network>, Error> {
+        let new = new_network(request)?;
+        let _changing = self.network_lock.lock().await;
+        let engine = self.clone();
+        let network = tokio::task::spawn_blocking(move || {
+            let network = engine.net.create_network(new).map_err(Error::Network)?;
+            // Without its record it would be gone after a restart.
+            if let Err(source) = engine.store.db().put(NETWORKS, network.id.as_str(), &*network) {
+                let _ = engine.net.remove_network(network.id.as_str());
+                return Err(Error::Store { operation: "write the network's record", source });
+            }
+            Ok(network)
+        })
+        .await??;
+        self.network_event(&network, "create", None);
+        Ok(network)
+    }
+
+    /// Removes a network that no running container is on.
+    pub async fn remove_network(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let network = self.network(name)?;
+        if !network.is_user_defined() {
+            return Err(Error::PredefinedNetwork { name: network.name.clone() });
+        }
+        let _changing = self.network_lock.lock().await;
+        let (engine, removed) = (self.clone(), network.clone());
+        tokio::task::spawn_blocking(move || {
+            // A crash after this leaves a bridge that nobody knows, which the next start removes.
+            let forgotten = || engine.store.db().delete(NETWORKS, removed.id.as_str());
+            match engine.net.remove_network(removed.id.as_str()) {
+                Err(error @ net::Error::NetworkInUse { .. }) => return Err(Error::Network(error)),
+                Err(error) => tracing::warn!(network = removed.name, error = types::error::chain(&error), "something of the network stays"),
+                Ok(_) => (),
+            }
+            forgotten().map_err(|source| Error::Store { operation: "delete the network's record", source })
+        })
+        .await??;
+        self.network_event(&network, "destroy", None);
+        Ok(())
+    }
+
+    /// Removes the networks that the filters select and nobody is on. Answers their names.
+    pub async fn prune_networks(self: &Arc<Self>, filters: Filters) -> Result<Vec<String>, Error> {
+        filter::known(&filters, PRUNE_FILTERS)?;
+        let until = match filter::values(&filters, "until") {
+            [] => None,
+            [text, ..] => Some(filter::moment("until", text)?),
+        };
+        let mut pruned = Vec::new();
+        for network in self.net.networks() {
+            let young = until.is_some_and(|until| jiff::Timestamp::try_from(network.created).is_ok_and(|created| created >= until));
+            if !network.is_user_defined() || young || !filter::labels_match(&filters, &network.labels) {
+                continue;
+            }
+            match self.remove_network(network.id.as_str()).await {
+                Ok(()) => pruned.push(network.name.clone()),
+                // In use, or removed by somebody else meanwhile.
+                Err(error) if matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Brings back the networks of the records. One that cannot be read is reported and left alone. Blocks.
+    pub(crate) fn restore_networks(&self) -> Result<(), Error> {
+        let all = self.store.db().scan_raw(NETWORKS).map_err(|source| Error::Store { operation: "read the networks' records", source })?;
+        let decode = |(id, body): (String, Vec<u8>)| match serde_json::from_slice::<net::Network>(&body) {
+            Ok(network) => Some(network),
+            Err(source) => {
+                let error = Error::Record { subject: format!("network {id}"), source };
+                tracing::error!(error = types::error::chain(&error), "a network is left out");
+                None
+            }
+        };
+        // What fails is logged there; the engine goes on with the others.
+        self.net.restore_networks(all.into_iter().filter_map(decode).collect());
+        Ok(())
+    }
+
+    /// Tells of a container's coming to all of its networks, or going from them.
+    pub(crate) fn network_events(&self, record: &Record, action: &str) {
+        for name in record.networks.keys() {
+            if let Ok(network) = self.net.network(name) {
+                self.network_event(&network, action, Some(&record.id));
+            }
+        }
+    }
+
+    pub(crate) fn network_event(&self, network: &net::Network, action: &str, container: Option<&Id>) {
+        let mut attributes =
+            BTreeMap::from([("name".to_owned(), network.name.clone()), ("type".to_owned(), network.driver.as_str().to_owned())]);
+        attributes.extend(container.map(|id| ("container".to_owned(), id.to_string())));
+        self.events.publish("network", action, network.id.as_str(), attributes);
     }
 
     fn network_view(&self, network: Arc<net::Network>) -> NetworkView {
@@ -75,4 +177,48 @@ impl Engine {
         });
         NetworkView { containers: containers.collect(), network }
     }
+}
+
+/// Reads addresses off a request, and refuses what there is not.
+fn new_network(request: CreateNetwork) -> Result<NewNetwork, Error> {
+    let driver = match request.driver.as_str() {
+        "" | "bridge" | "default" => Driver::Bridge,
+        "macvlan" => Driver::Macvlan,
+        "host" | "null" | "none" => return Err(Error::NotServed { field: format!("a second network with the driver {}", request.driver) }),
+        _ => return Err(Error::NoSuchNetworkDriver { driver: request.driver }),
+    };
+    let mut pools = request.pools.into_iter();
+    let NetworkPool { subnet, ip_range, gateway, auxiliary } = pools.next().unwrap_or_default();
+    if pools.next().is_some() {
+        return Err(Error::NotServed { field: "more than one subnet of a network".to_owned() });
+    }
+    let subnet_of = |field, text: &str| match text {
+        "" => Ok(None),
+        text if text.contains(':') => Err(Error::NotServed { field: format!("the IPv6 range {text}") }),
+        text => text.parse::<net::Subnet>().map(Some).map_err(|_| wrong(field, text, "an address range such as 172.28.0.0/16 is expected")),
+    };
+    let address_of = |field, text: &str| match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| wrong(field, text, "an IPv4 address is expected")),
+    };
+    let auxiliary = auxiliary.into_iter().map(|(name, text)| {
+        let address = address_of("AuxiliaryAddresses", &text)?.ok_or_else(|| wrong("AuxiliaryAddresses", &name, "the address is missing"))?;
+        Ok((name, address))
+    });
+    Ok(NewNetwork {
+        name: request.name,
+        driver,
+        subnet: subnet_of("Subnet", &subnet)?,
+        gateway: address_of("Gateway", &gateway)?,
+        ip_range: subnet_of("IPRange", &ip_range)?,
+        auxiliary: auxiliary.collect::<Result<_, Error>>()?,
+        internal: request.internal,
+        attachable: request.attachable,
+        options: request.options,
+        labels: request.labels,
+    })
+}
+
+fn wrong(field: &'static str, value: &str, reason: &str) -> Error {
+    Error::BadField { field, value: value.to_owned(), reason: reason.to_owned() }
 }

@@ -394,6 +394,38 @@ pub struct Commit {
     pub config: Option<types::container::Config>,
 }
 
+/// A network to be made.
+#[derive(Debug, Clone, Default)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: String,
+    /// `bridge` (or empty) or `macvlan`.
+    pub driver: String,
+    /// Without a way out.
+    pub internal: bool,
+    /// Remembered only.
+    pub attachable: bool,
+    /// Its addresses.
+    pub pools: Vec<NetworkPool>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Addresses of a network, as clients write them; empty: the engine's choice.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkPool {
+    /// All of them.
+    pub subnet: String,
+    /// Those that are given without being asked for.
+    pub ip_range: String,
+    /// The network's own.
+    pub gateway: String,
+    /// Those that others have, by name.
+    pub auxiliary: BTreeMap<String, String>,
+}
+
 /// What the engine is and has, for `info`.
 #[derive(Debug, Clone)]
 pub struct Info {

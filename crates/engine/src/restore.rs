@@ -83,6 +83,7 @@ impl Engine {
                 events: event::Bus::new(),
                 stats: stats::Sampler::default(),
                 seccomp: spec::SeccompCache::default(),
+                network_lock: tokio::sync::Mutex::new(()),
                 volume_lock: tokio::sync::Mutex::new(()),
             }
         }))
@@ -107,9 +108,14 @@ impl Engine {
         }
         self.remove_unrecorded(&containers).await?;
         // Endpoints first: an address must be taken before anything new can ask for one.
-        let endpoints: Vec<_> = containers.iter().filter_map(|container| container.record().endpoint.clone()).collect();
-        let net = self.net.clone();
-        tokio::task::spawn_blocking(move || net.restore(endpoints)).await?;
+        let endpoints: Vec<_> = containers.iter().flat_map(|container| container.record().endpoints.clone()).collect();
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || {
+            engine.restore_networks()?;
+            engine.net.restore(endpoints);
+            Ok::<_, Error>(())
+        })
+        .await??;
         let mut wanted = Vec::new();
         for container in &containers {
             if self.restore_one(container).await {
@@ -190,6 +196,7 @@ impl Engine {
         match state.exit {
             Some(exit) => self.finish(container, &link, exit).await,
             None => {
+                self.resume_names(container).await;
                 tokio::spawn(self.clone().supervise(container.clone(), link, notices));
                 self.watch_health(container);
             }
@@ -204,10 +211,8 @@ impl Engine {
         let run = self.layout.run(&container.id);
         let rebooted = !run.exists();
         let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(run)).await;
-        if let Some(endpoint) = container.record().endpoint.clone() {
-            let net = self.net.clone();
-            let _ = tokio::task::spawn_blocking(move || net.release(&endpoint.id)).await;
-        }
+        let (net, id, endpoints) = (self.net.clone(), container.id.clone(), container.record().endpoints.clone());
+        let _ = tokio::task::spawn_blocking(move || crate::sandbox::give_back(&net, &id, &endpoints)).await;
         if !was_alive {
             // A start that was interrupted: the container is as it was before.
             self.change(container, |record| {

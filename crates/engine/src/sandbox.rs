@@ -1,4 +1,4 @@
-//! The sandbox of one run of a container: its network namespace, endpoint and published ports, and the files that name hosts.
+//! The sandbox of one run of a container: its network namespace, endpoints and published ports, and the files that name hosts.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use net::files::RESOLVED_UPSTREAM;
-use net::{Endpoint, EndpointRequest, Netns, PortRequest, Protocol};
+use net::{Endpoint, Netns, PortRequest, Protocol};
 use types::Id;
 use types::container::{Config, EndpointSettings, HostConfig, List, NamespaceMode, PortBinding, PortMap};
 
 use crate::container::{Container, Record};
-use crate::{Engine, Error};
+use crate::{Engine, Error, endpoints};
 
 /// The name by which a container reaches its host.
 const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
@@ -50,33 +50,41 @@ impl Mode {
 /// A network that is ready for a container to start in. Dropped without [`Prepared::keep`], it gives everything back.
 pub(crate) struct Prepared {
     net: Arc<net::Net>,
+    container: Id,
     /// The namespace to join; none is the host's.
     pub(crate) netns: Option<Netns>,
-    endpoint: Option<Endpoint>,
+    endpoints: Vec<Endpoint>,
     pub(crate) networks: BTreeMap<String, EndpointSettings>,
     pub(crate) ports: PortMap,
 }
 
 impl Prepared {
-    /// The interface, if there is one.
-    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
-        self.endpoint.as_ref()
+    /// The interfaces.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The container has started: what was made is its own now.
-    pub(crate) fn keep(mut self) -> Option<Endpoint> {
-        self.endpoint.take()
+    pub(crate) fn keep(mut self) -> Vec<Endpoint> {
+        std::mem::take(&mut self.endpoints)
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Some(endpoint) = self.endpoint.take()
-            && let Err(error) = self.net.release(&endpoint.id)
-        {
+        if let Err(error) = give_back(&self.net, &self.container, &std::mem::take(&mut self.endpoints)) {
             tracing::warn!(error = types::error::chain(&error), "could not give back the network of a container that did not start");
         }
     }
+}
+
+/// Gives back what a container has of the network. Finishes whatever fails on the way, then tells the first failure. Blocks.
+pub(crate) fn give_back(net: &net::Net, container: &Id, endpoints: &[Endpoint]) -> Result<(), net::Error> {
+    if endpoints.is_empty() {
+        return Ok(());
+    }
+    let forgotten = net.forget_names(container);
+    endpoints.iter().map(|endpoint| net.release(&endpoint.id)).fold(forgotten, Result::and)
 }
 
 impl Engine {
@@ -84,7 +92,7 @@ impl Engine {
     pub(crate) fn prepare_network(&self, record: &Record) -> Result<Prepared, Error> {
         let failed = |operation| move |source| Error::Net { operation, source };
         let mut prepared =
-            Prepared { net: self.net.clone(), netns: None, endpoint: None, networks: BTreeMap::new(), ports: PortMap::empty() };
+            Prepared { net: self.net.clone(), container: record.id.clone(), netns: None, endpoints: Vec::new(), networks: BTreeMap::new(), ports: PortMap::empty() };
         let mode = Mode::parse(&record.host);
         match &mode {
             Mode::Host => self.describe(&mut prepared, "host")?,
@@ -97,24 +105,42 @@ impl Engine {
                 let fd = namespace(&target, "net")?;
                 prepared.netns = Some(Netns::from_fd(fd).map_err(failed("join the network namespace"))?);
             }
-            Mode::Network(name) => {
+            Mode::Network(_) => {
                 let netns = Netns::create(&sysctls(&record.host)).map_err(failed("make a network namespace"))?;
-                let mut request = EndpointRequest::new(record.id.clone(), record.name.clone(), name.clone());
-                fixed_addresses(&mut request, record, name)?;
-                let endpoint = self.net.attach(&netns, &request).map_err(failed("connect the container to its network"))?;
-                let endpoint = prepared.endpoint.insert(endpoint);
-                let requests = port_requests(&record.config, &record.host)?;
-                if !requests.is_empty() {
-                    self.net.publish(endpoint, &requests).map_err(failed("publish the container's ports"))?;
-                }
-                prepared.ports = observed_ports(&record.config, endpoint);
-                let asked = record.networking.endpoints_config.get(name).cloned().unwrap_or_default();
-                prepared.networks.insert(name.clone(), settings(endpoint, asked));
+                self.join_networks(record, &netns, &mut prepared)?;
                 prepared.netns = Some(netns);
             }
         }
-        self.write_host_files(record, &mode, prepared.endpoint.as_ref())?;
+        self.write_host_files(record, &mode, &prepared.endpoints)?;
         Ok(prepared)
+    }
+
+    /// An interface in each of the container's networks, its names, and its ports where its default route leads.
+    fn join_networks(&self, record: &Record, netns: &Netns, prepared: &mut Prepared) -> Result<(), Error> {
+        let failed = |operation| move |source| Error::Net { operation, source };
+        let joins = self.joins(record)?;
+        let gateway = endpoints::gateway(joins.iter().map(|join| (&*join.network, join.asked.gw_priority)));
+        let mut gateway_endpoint = None;
+        for (at, join) in joins.iter().enumerate() {
+            let gives_route = gateway.as_ref() == Some(&join.network.id);
+            let request = endpoints::request(record, join, format!("eth{at}"), gives_route)?;
+            let endpoint = self.net.attach(netns, &request).map_err(failed("connect the container to its network"))?;
+            prepared.networks.insert(join.network.name.clone(), endpoints::settings(record, join, &endpoint));
+            if gives_route && join.network.driver == net::Driver::Bridge {
+                gateway_endpoint = Some(prepared.endpoints.len());
+            }
+            prepared.endpoints.push(endpoint);
+        }
+        if let Some(endpoint) = gateway_endpoint.and_then(|at| prepared.endpoints.get_mut(at)) {
+            let requests = port_requests(&record.config, &record.host)?;
+            self.net.publish(endpoint, &requests).map_err(failed("publish the container's ports"))?;
+        }
+        prepared.ports = observed_ports(&record.config, &prepared.endpoints);
+        if prepared.endpoints.iter().any(|endpoint| !endpoint.names.is_empty()) {
+            let resolving = self.resolving(record, &joins)?;
+            self.net.serve_names(netns, &record.id, resolving).map_err(failed("serve names to the container"))?;
+        }
+        Ok(())
     }
 
     /// `host` and `none` are listed among the container's networks, too.
@@ -137,7 +163,7 @@ impl Engine {
     }
 
     /// Writes `hostname`, `hosts` and `resolv.conf`, unless the container shares those of another.
-    fn write_host_files(&self, record: &Record, mode: &Mode, endpoint: Option<&Endpoint>) -> Result<(), Error> {
+    fn write_host_files(&self, record: &Record, mode: &Mode, endpoints: &[Endpoint]) -> Result<(), Error> {
         if matches!(mode, Mode::Container(_)) {
             return Ok(());
         }
@@ -147,14 +173,17 @@ impl Engine {
             std::fs::write(&path, text).map_err(|source| Error::File { operation: "write", path, source })
         };
         write("hostname", &format!("{}\n", record.config.hostname))?;
-        write("hosts", &self.hosts(record, mode, endpoint)?)?;
-        write("resolv.conf", &self.resolv_conf(record, mode)?)
+        write("hosts", &self.hosts(record, mode, endpoints)?)?;
+        let has_names = endpoints.iter().any(|endpoint| !endpoint.names.is_empty());
+        write("resolv.conf", &self.resolv_conf(record, mode, has_names)?)
     }
 
-    fn hosts(&self, record: &Record, mode: &Mode, endpoint: Option<&Endpoint>) -> Result<String, Error> {
+    fn hosts(&self, record: &Record, mode: &Mode, endpoints: &[Endpoint]) -> Result<String, Error> {
+        // The gateway of a bridge is the host itself.
+        let on_bridge = endpoints.iter().find(|endpoint| !endpoint.host_ifname.is_empty());
         let host_address = match mode {
             Mode::Host => Ipv4Addr::LOCALHOST,
-            _ => endpoint.map_or_else(|| self.net.host_address(), |endpoint| endpoint.gateway),
+            _ => on_bridge.map_or_else(|| self.net.host_address(), |endpoint| endpoint.gateway),
         };
         let mut extra = extra_hosts(&record.host, host_address)?;
         // The host's own table is what its namespace resolves by; the container's additions come after it.
@@ -168,28 +197,28 @@ impl Engine {
             }
             return Ok(text);
         }
-        if endpoint.is_some() {
+        if !endpoints.is_empty() {
             for name in HOST_NAMES {
                 if !extra.iter().any(|(given, _)| given == name) {
                     extra.push((name.to_owned(), host_address.into()));
                 }
             }
         }
-        let own: Vec<IpAddr> = endpoint.map(|endpoint| endpoint.address.address().into()).into_iter().collect();
-        let hostname = match record.config.domainname.as_str() {
-            "" => record.config.hostname.clone(),
-            domain => format!("{0}.{domain} {0}", record.config.hostname),
-        };
-        Ok(net::files::hosts_file(&hostname, &own, &extra))
+        let own: Vec<IpAddr> = endpoints.iter().map(|endpoint| endpoint.address.address().into()).collect();
+        Ok(net::files::hosts_file(&own_names(record), &own, &extra))
     }
 
-    fn resolv_conf(&self, record: &Record, mode: &Mode) -> Result<String, Error> {
+    /// What the container reads about servers for names; with `has_names` that is the engine's own.
+    pub(crate) fn resolv_conf(&self, record: &Record, mode: &Mode, has_names: bool) -> Result<String, Error> {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let mut own = read(HOST_RESOLV_CONF);
         if *mode != Mode::Host && net::files::is_stub(&own) && Path::new(RESOLVED_UPSTREAM).exists() {
             own = read(RESOLVED_UPSTREAM);
         }
         let host = &record.host;
+        if has_names {
+            return Ok(net::files::resolv_conf_with_names(&own, &host.dns_search, &host.dns_options));
+        }
         let dns = host.dns.iter().map(|text| address("Dns", text)).collect::<Result<Vec<_>, _>>()?;
         Ok(net::files::resolv_conf(&own, &dns, &host.dns_search, &host.dns_options, *mode == Mode::Host))
     }
@@ -224,19 +253,16 @@ fn sysctls(host: &HostConfig) -> Vec<(String, String)> {
     defaults.into_iter().chain(own).collect()
 }
 
-fn fixed_addresses(request: &mut EndpointRequest, record: &Record, network: &str) -> Result<(), Error> {
-    let Some(asked) = record.networking.endpoints_config.get(network) else { return Ok(()) };
-    if let Some(ipam) = &asked.ipam_config
-        && !ipam.ipv4_address.is_empty()
-    {
-        request.address =
-            Some(ipam.ipv4_address.parse().map_err(|_| bad("IPv4Address", &ipam.ipv4_address, "an IPv4 address is expected"))?);
+/// How a container calls itself in its `hosts`.
+pub(crate) fn own_names(record: &Record) -> String {
+    match record.config.domainname.as_str() {
+        "" => record.config.hostname.clone(),
+        domain => format!("{0}.{domain} {0}", record.config.hostname),
     }
-    Ok(())
 }
 
 /// The ports to publish: those bound in the request, and with `publish_all_ports` every other exposed one.
-fn port_requests(config: &Config, host: &HostConfig) -> Result<Vec<PortRequest>, Error> {
+pub(crate) fn port_requests(config: &Config, host: &HostConfig) -> Result<Vec<PortRequest>, Error> {
     let mut requests = Vec::new();
     for (key, bindings) in &host.port_bindings {
         let (container_port, protocol) = port(key)?;
@@ -300,38 +326,26 @@ fn extra_hosts(host: &HostConfig, gateway: Ipv4Addr) -> Result<Vec<(String, IpAd
         .collect()
 }
 
-fn address(field: &'static str, text: &str) -> Result<IpAddr, Error> {
+pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, Error> {
     text.parse().map_err(|_| bad(field, text, "an IP address is expected"))
 }
 
-fn bad(field: &'static str, value: &str, reason: &str) -> Error {
+pub(crate) fn bad(field: &'static str, value: &str, reason: &str) -> Error {
     Error::BadField { field, value: value.to_owned(), reason: reason.to_owned() }
 }
 
 /// Every exposed port, with the bindings of those that are published.
-fn observed_ports(config: &Config, endpoint: &Endpoint) -> PortMap {
+pub(crate) fn observed_ports(config: &Config, endpoints: &[Endpoint]) -> PortMap {
     let mut ports = PortMap::empty();
     for key in config.exposed_ports.keys() {
         ports.insert(key.clone(), List::default());
     }
-    for binding in &endpoint.bindings {
+    for binding in endpoints.iter().flat_map(|endpoint| &endpoint.bindings) {
         let key = format!("{}/{}", binding.container_port, binding.protocol);
         let shown = PortBinding { host_ip: binding.host_ip.to_string(), host_port: binding.host_port.to_string() };
         ports.entry(key).or_default().push(shown);
     }
     ports
-}
-
-fn settings(endpoint: &Endpoint, asked: EndpointSettings) -> EndpointSettings {
-    EndpointSettings {
-        network_id: endpoint.network.to_string(),
-        endpoint_id: endpoint.id.to_string(),
-        gateway: endpoint.gateway.to_string(),
-        ip_address: endpoint.address.address().to_string(),
-        ip_prefix_len: endpoint.address.prefix(),
-        mac_address: endpoint.mac.to_string(),
-        ..asked
-    }
 }
 
 #[cfg(test)]

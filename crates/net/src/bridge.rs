@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::link::{self, Link};
 use crate::netlink::Socket;
@@ -40,7 +41,7 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
         return Err(Error::Link {
             operation: "use as a bridge the interface",
             subject: other.name.clone(),
-            source: rustix::io::Errno::EXIST,
+            source: Errno::EXIST,
         });
     }
     let own = |link: &Link| addresses.iter().find(|address| address.index == link.index).map(|address| address.subnet);
@@ -49,30 +50,75 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
     let address = match (wanted, current) {
         (Some(wanted), _) => checked(socket, wanted, present, &links)?,
         (None, Some(current)) => current,
-        (None, None) => choose(socket, config)?,
+        (None, None) => choose(socket, config, &[])?,
     };
-    let mtu = match config.mtu {
+    let current = current.filter(|current| *current != address);
+    finish(socket, config, &Shape { name: &config.bridge, address, mtu: config.mtu }, present, current, &links)
+}
+
+/// Makes or takes over the bridge of another network, at that address, or at the first of the pools that is free on this host and meets none of `taken`.
+pub fn ensure_own(socket: &mut Socket, config: &NetConfig, own: &Own<'_>) -> Result<Bridge> {
+    link::check_name(own.name)?;
+    let _choosing = lock_choice()?;
+    let links = link::links(socket)?;
+    let present = links.iter().find(|link| link.name == own.name);
+    if let Some(other) = present.filter(|link| link.kind != "bridge") {
+        return Err(Error::Link { operation: "use as a bridge the interface", subject: other.name.clone(), source: Errno::EXIST });
+    }
+    let address = match own.address {
+        Some(wanted) => checked(socket, wanted, present, &links)?,
+        None => choose(socket, config, own.taken)?,
+    };
+    finish(socket, config, &Shape { name: own.name, address, mtu: own.mtu.or(config.mtu) }, present, None, &links)
+}
+
+/// What [`ensure_own`] is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Own<'a> {
+    pub name: &'a str,
+    pub address: Option<Subnet>,
+    pub mtu: Option<u32>,
+    /// Subnets of other networks.
+    pub taken: &'a [Subnet],
+}
+
+struct Shape<'a> {
+    name: &'a str,
+    address: Subnet,
+    mtu: Option<u32>,
+}
+
+/// Makes the bridge if it is missing, and gives it its address in place of an old one.
+fn finish(
+    socket: &mut Socket,
+    config: &NetConfig,
+    shape: &Shape<'_>,
+    present: Option<&Link>,
+    old: Option<Subnet>,
+    links: &[Link],
+) -> Result<Bridge> {
+    let mtu = match shape.mtu {
         Some(mtu) => mtu,
-        None => uplink_mtu(socket, &links)?,
+        None => uplink_mtu(socket, links)?,
     };
     let link = match present {
         Some(link) => link.clone(),
         None => {
-            link::create_bridge(socket, &config.bridge, Mac::for_address(address.address()), mtu, &config.mark())?;
-            link::find(socket, &config.bridge)?.ok_or(Error::NoFreeSubnet)?
+            link::create_bridge(socket, shape.name, Mac::for_address(shape.address.address()), mtu, &config.mark())?;
+            link::find(socket, shape.name)?.ok_or(Error::NoFreeSubnet)?
         }
     };
-    if let Some(old) = current.filter(|current| *current != address) {
+    if let Some(old) = old {
         link::remove_address(socket, &link, old)?;
     }
-    link::configure(socket, &link, address)?;
-    set_up_host(&config.bridge)?;
-    Ok(Bridge { index: link.index, address, mtu: link.mtu })
+    link::configure(socket, &link, shape.address)?;
+    set_up_host(shape.name)?;
+    Ok(Bridge { index: link.index, address: shape.address, mtu: link.mtu })
 }
 
 /// Removes the bridge, unless it was there before us.
-pub fn remove(socket: &mut Socket, config: &NetConfig) -> Result<()> {
-    let ours = link::find(socket, &config.bridge)?.filter(|link| link.alias == config.mark());
+pub fn remove(socket: &mut Socket, config: &NetConfig, name: &str) -> Result<()> {
+    let ours = link::find(socket, name)?.filter(|link| link.alias == config.mark());
     ours.map_or(Ok(()), |link| link::delete(socket, &[link.name]))
 }
 
@@ -108,9 +154,9 @@ fn checked(socket: &mut Socket, wanted: Subnet, own: Option<&Link>, links: &[Lin
 }
 
 /// The first network of the pools that meets nothing this host knows; the bridge gets its first address.
-fn choose(socket: &mut Socket, config: &NetConfig) -> Result<Subnet> {
+fn choose(socket: &mut Socket, config: &NetConfig, taken: &[Subnet]) -> Result<Subnet> {
     let routes = link::routes(socket)?.into_iter().map(|route| route.destination).filter(|destination| destination.prefix() > 0);
-    let mut avoid: Vec<Subnet> = routes.collect();
+    let mut avoid: Vec<Subnet> = routes.chain(taken.iter().copied()).collect();
     avoid.extend(link::addresses(socket)?.into_iter().map(|address| address.subnet));
     avoid.extend(resolvers().into_iter().map(|address| Subnet::new(address, 32)));
     let free = config.candidates().find(|candidate| !avoid.iter().any(|taken| taken.overlaps(candidate)));
@@ -153,7 +199,7 @@ fn lock_choice() -> Result<OwnedFd> {
     loop {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(fd),
-            Err(errno) if errno == rustix::io::Errno::WOULDBLOCK && start.elapsed() < CHOICE_MAX => {
+            Err(errno) if errno == Errno::WOULDBLOCK && start.elapsed() < CHOICE_MAX => {
                 std::thread::sleep(Duration::from_millis(5))
             }
             Err(errno) => {

@@ -24,12 +24,16 @@ pub struct EndpointRequest {
     pub mac: Option<Mac>,
     /// The interface's name inside, `eth0` by default.
     pub ifname: Option<String>,
+    /// Whether the container's default route leads through this network. An internal network never gives one.
+    pub default_route: bool,
+    /// The names under which it is found by containers of a user-defined network.
+    pub names: Vec<String>,
 }
 
 impl EndpointRequest {
     /// A request with defaults for everything optional.
     pub fn new(container: Id, owner: impl Into<String>, network: impl Into<String>) -> Self {
-        Self { container, owner: owner.into(), network: network.into(), address: None, mac: None, ifname: None }
+        Self { container, owner: owner.into(), network: network.into(), address: None, mac: None, ifname: None, default_route: true, names: Vec::new() }
     }
 }
 
@@ -53,8 +57,11 @@ pub struct Endpoint {
     pub mac: Mac,
     /// The interface's name inside the container.
     pub ifname: String,
-    /// The name of its other end on the host.
+    /// The name of its other end on the host; empty where it has none (macvlan).
     pub host_ifname: String,
+    /// The names under which it is found by containers of a user-defined network, its container's first.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// The published ports.
     #[serde(default)]
     pub bindings: Vec<PortBinding>,

@@ -43,6 +43,48 @@ pub enum Error {
         /// As given.
         name: String,
     },
+    /// A network cannot be made like that.
+    #[error("{reason}")]
+    BadNetwork {
+        /// What is wrong, and what is expected.
+        reason: String,
+    },
+    /// A name of the engine's own networks.
+    #[error("operation is not permitted on predefined {name} network ")]
+    Predefined {
+        /// Which.
+        name: String,
+    },
+    /// Two networks of one name.
+    #[error("network with name {name} already exists")]
+    NetworkExists {
+        /// The name.
+        name: String,
+    },
+    /// The wanted subnet meets another network's.
+    #[error("invalid pool request: Pool overlaps with other one on this address space")]
+    PoolOverlaps {
+        /// The wanted one.
+        subnet: Subnet,
+        /// The network in the way.
+        other: String,
+    },
+    /// Containers are on the network.
+    #[error("error while removing network: network {name} has active endpoints ({})", endpoints.join(", "))]
+    NetworkInUse {
+        /// The network.
+        name: String,
+        /// `name:"web" id:"0123456789ab"`.
+        endpoints: Vec<String>,
+    },
+    /// The host has no such interface.
+    #[error("network {network} needs the interface {parent}, which this host does not have")]
+    NoSuchParent {
+        /// The network.
+        network: String,
+        /// The interface.
+        parent: String,
+    },
     /// No network of that name or id.
     #[error("network {name} not found")]
     NoSuchNetwork {
@@ -208,11 +250,17 @@ impl Classify for Error {
             Self::BadSubnet { .. }
             | Self::BadMac { .. }
             | Self::BadPool { .. }
+            | Self::BadNetwork { .. }
+            | Self::NoSuchParent { .. }
             | Self::BadInterfaceName { .. }
             | Self::BadSysctl { .. } => ErrorKind::InvalidInput,
             Self::NotAttachable { .. } | Self::AddressUnusable { .. } => ErrorKind::InvalidInput,
             Self::NoSuchNetwork { .. } | Self::NoSuchEndpoint { .. } => ErrorKind::NotFound,
-            Self::SubnetTaken { .. } | Self::AddressTaken { .. } | Self::MacTaken { .. } => ErrorKind::Conflict,
+            Self::SubnetTaken { .. } | Self::AddressTaken { .. } | Self::MacTaken { .. } | Self::NetworkExists { .. } => {
+                ErrorKind::Conflict
+            }
+            // Docker's answer to these is 403.
+            Self::Predefined { .. } | Self::PoolOverlaps { .. } | Self::NetworkInUse { .. } => ErrorKind::Forbidden,
             // Docker answers 500 to a taken port and its clients look at the text alone.
             Self::PortAllocated { .. } | Self::PortInUse { .. } => ErrorKind::Internal,
             Self::NoFreeSubnet | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,

@@ -17,6 +17,22 @@ const LOOPBACK_HOSTS: &str = "127.0.0.1\tlocalhost\n\
     ff02::1\tip6-allnodes\n\
     ff02::2\tip6-allrouters\n";
 
+/// The servers that a `resolv.conf` of the host lists, loopback ones included, or the public ones if it lists none.
+pub(crate) fn servers(host_file: &str) -> Vec<IpAddr> {
+    let listed: Vec<_> = nameservers(host_file).collect();
+    if listed.is_empty() { PUBLIC_RESOLVERS.iter().filter_map(|address| address.parse().ok()).collect() } else { listed }
+}
+
+/// The `resolv.conf` of a container whose questions netd answers: the engine's own server, and the rest as of [`resolv_conf`].
+/// Names of one label are asked as they are, unless `options` say otherwise.
+pub fn resolv_conf_with_names(host_file: &str, search: &[String], options: &[String]) -> String {
+    let mut options = if options.is_empty() { all_values(host_file, "options") } else { options.to_vec() };
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".to_owned());
+    }
+    resolv_conf(host_file, &[crate::names::ADDRESS.into()], search, &options, false)
+}
+
 /// Whether the only resolvers listed are systemd-resolved's loopback stubs, so that [`RESOLVED_UPSTREAM`] should be read instead.
 pub fn is_stub(host_file: &str) -> bool {
     let mut servers = nameservers(host_file).peekable();
@@ -117,6 +133,15 @@ mod tests {
             resolv_conf("", &["127.0.0.1".parse().unwrap()], &["a".to_owned(), "b".to_owned()], &[], false),
             "nameserver 127.0.0.1\nsearch a b\n"
         );
+    }
+
+    #[test]
+    fn containers_on_networks_of_their_own_ask_the_engine() {
+        let expected = "nameserver 127.0.0.11\nsearch example.org corp\noptions ndots:2 timeout:1\n";
+        assert_eq!(resolv_conf_with_names(HOST, &[], &[]), expected);
+        assert_eq!(resolv_conf_with_names("nameserver 1.1.1.1\n", &[], &[]), "nameserver 127.0.0.11\noptions ndots:0\n");
+        assert_eq!(servers("nameserver 127.0.0.53\n"), [IpAddr::from([127, 0, 0, 53])]);
+        assert_eq!(servers("").len(), 2);
     }
 
     #[test]

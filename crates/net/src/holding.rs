@@ -91,6 +91,9 @@ impl Inner {
                     tracing::warn!(error = types::error::chain(&error), owner = endpoint.owner, "a published port is no longer reserved");
                 }
             }
+            if let Err(error) = self.tell_everything() {
+                tracing::warn!(error = types::error::chain(&error), "not all names are known to netd");
+            }
         }
         Ok(())
     }
@@ -119,7 +122,7 @@ impl Inner {
         let watch = move || {
             handle::wait_for_end(&connection);
             let Some(inner) = inner.upgrade() else { return };
-            let needed = || inner.state().endpoints.values().any(|endpoint| !endpoint.bindings.is_empty());
+            let needed = || inner.serves_names() || inner.state().endpoints.values().any(|endpoint| !endpoint.bindings.is_empty());
             if inner.netd.lost(generation) && needed() {
                 tracing::warn!("netd has ended; another one takes over the published ports");
                 if let Err(error) = inner.netd_ready() {

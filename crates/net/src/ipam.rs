@@ -25,11 +25,15 @@ pub enum Refused {
     Unusable,
 }
 
-/// The addresses of one network. The first and last of the subnet (its own and the broadcast address) and the gateway are never leased.
+/// The addresses of one network. The first and last of the subnet (its own and the broadcast address), the gateway and the
+/// reserved ones are never leased.
 #[derive(Debug)]
 pub struct Addresses {
     subnet: Subnet,
     gateway: Ipv4Addr,
+    /// Where free ones are looked for; a wanted one may lie outside.
+    range: Subnet,
+    reserved: Vec<Ipv4Addr>,
     leases: HashMap<Ipv4Addr, Lease>,
     /// Where the search for a free one starts: after the last one given, so that an address rests before it is given again.
     next: u32,
@@ -37,7 +41,17 @@ pub struct Addresses {
 
 impl Addresses {
     pub fn new(subnet: Subnet, gateway: Ipv4Addr) -> Self {
-        Self { subnet, gateway, leases: HashMap::new(), next: 0 }
+        Self { subnet, gateway, range: subnet, reserved: Vec::new(), leases: HashMap::new(), next: 0 }
+    }
+
+    /// Looks for free addresses in a part of the subnet only.
+    pub fn within(self, range: Option<Subnet>) -> Self {
+        Self { range: range.unwrap_or(self.subnet), ..self }
+    }
+
+    /// Never leases these.
+    pub fn without(self, reserved: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        Self { reserved: reserved.into_iter().collect(), ..self }
     }
 
     /// Leases the wanted address, or the next free one.
@@ -64,8 +78,8 @@ impl Addresses {
     }
 
     fn next_free(&mut self) -> Result<Ipv4Addr, Refused> {
-        let first = self.subnet.first().to_bits();
-        let size = u64::from(self.subnet.last().to_bits() - first) + 1;
+        let first = self.range.first().to_bits();
+        let size = u64::from(self.range.last().to_bits() - first) + 1;
         for step in 0..size {
             let offset = ((u64::from(self.next) + step) % size) as u32;
             let address = Ipv4Addr::from_bits(first + offset);
@@ -79,7 +93,7 @@ impl Addresses {
 
     fn usable(&self, address: Ipv4Addr) -> bool {
         let edge = self.subnet.prefix() < 31 && (address == self.subnet.first() || address == self.subnet.last());
-        self.subnet.contains(address) && address != self.gateway && !edge
+        self.subnet.contains(address) && address != self.gateway && !edge && !self.reserved.contains(&address)
     }
 }
 
@@ -122,6 +136,19 @@ mod tests {
         assert!(addresses.lease(Some(wanted), lease("b")).is_err(), "only the holder gives back");
         addresses.release(wanted, &holder.endpoint);
         assert_eq!(addresses.lease(Some(wanted), lease("b")), Ok(wanted));
+    }
+
+    #[test]
+    fn ranges_and_reserved_addresses_are_kept() {
+        let subnet: Subnet = "10.0.0.0/24".parse().unwrap();
+        let gateway = Ipv4Addr::new(10, 0, 0, 1);
+        let mut addresses =
+            Addresses::new(subnet, gateway).within("10.0.0.128/30".parse().ok()).without([Ipv4Addr::new(10, 0, 0, 129)]);
+        let given: Vec<_> = (0..3).map(|_| addresses.lease(None, lease("a")).unwrap().octets()[3]).collect();
+        assert_eq!(given, [128, 130, 131]);
+        assert!(matches!(addresses.lease(None, lease("a")), Err(Refused::Exhausted { .. })));
+        assert_eq!(addresses.lease(Some(Ipv4Addr::new(10, 0, 0, 129)), lease("a")), Err(Refused::Unusable));
+        assert!(addresses.lease(Some(Ipv4Addr::new(10, 0, 0, 9)), lease("a")).is_ok(), "a wanted one may lie outside the range");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! * [`Netns`] is a network namespace as a descriptor; [`Net::attach`] puts an interface into it.
 //! * [`Net::publish`] reserves host ports by bound sockets, held by the [`netd`] process, and translates them in the kernel.
 //! * [`Net::release`] gives address and ports back at once; the interface dies with its namespace.
+//! * [`Net::create_network`] makes further networks, which do not reach each other; containers on those find each other by
+//!   name, answered by netd: [`Net::serve_names`].
 //! * [`files`] writes what a container reads about names: `/etc/hosts` and `/etc/resolv.conf`.
 #![forbid(unsafe_code)]
 
@@ -20,10 +22,12 @@ mod holding;
 mod ipam;
 mod link;
 mod manager;
+mod names;
 pub mod netd;
 mod netlink;
 mod netns;
 mod network;
+mod networks;
 mod nft;
 mod owner;
 mod ports;
@@ -34,8 +38,9 @@ pub use config::{Firewall, ForeignForward, NetConfig, Pool, PublishedPolicy};
 pub use endpoint::{Endpoint, EndpointRequest, PortBinding, PortRequest, Protocol};
 pub use error::Error;
 pub use manager::{Net, Reconciled};
+pub use names::Resolving;
 pub use netns::Netns;
-pub use network::{Driver, Network};
+pub use network::{Driver, Network, NewNetwork};
 pub use subnet::{Mac, Subnet};
 
 /// What the operations of this crate return.

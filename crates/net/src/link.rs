@@ -25,6 +25,7 @@ const IFF_UP: u32 = 1;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -37,6 +38,8 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_MACVLAN_MODE: u16 = 1;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
@@ -183,6 +186,8 @@ pub struct Pair<'a> {
     pub mac: Mac,
     /// Whether the kernel knows IPv6, whose link-local addresses are kept off these interfaces.
     pub ipv6: bool,
+    /// Whether the bridge keeps it from other isolated ports.
+    pub isolated: bool,
 }
 
 /// Makes an interface pair with one end on the bridge and up, the other straight in the namespace (still down).
@@ -212,11 +217,75 @@ pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
         link.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_SLAVE_KIND, "bridge");
             // With br_netfilter a container's packet to its own published port goes back out of the port where it came in.
-            info.nest(IFLA_INFO_SLAVE_DATA, |port| port.bytes(IFLA_BRPORT_MODE, &[1]));
+            info.nest(IFLA_INFO_SLAVE_DATA, |port| {
+                port.bytes(IFLA_BRPORT_MODE, &[1]);
+                if pair.isolated {
+                    port.bytes(IFLA_BRPORT_ISOLATED, &[1]);
+                }
+            });
         });
         without_link_local(link, pair.ipv6);
     });
     socket.transact(batch).map_err(refused("create interface pair", pair.host_name))
+}
+
+/// The kernel's number for a mode of macvlan interfaces.
+pub fn macvlan_mode(name: &str) -> Option<u32> {
+    Some(match name {
+        "" | "bridge" => 4,
+        "private" => 1,
+        "vepa" => 2,
+        "passthru" => 8,
+        _ => return None,
+    })
+}
+
+/// What [`create_macvlan`] makes.
+#[derive(Debug, Clone, Copy)]
+pub struct Macvlan<'a> {
+    pub parent: u32,
+    pub mode: u32,
+    pub mtu: Option<u32>,
+    pub netns: BorrowedFd<'a>,
+    pub inside_name: &'a str,
+    pub mac: Mac,
+}
+
+/// Makes an interface with a hardware address of its own on an interface of the host, straight in the namespace (still down).
+pub fn create_macvlan(socket: &mut Socket, macvlan: &Macvlan<'_>) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.add(NEWLINK, netlink::CREATE | netlink::EXCL, &ifinfo(0, 0, 0), |link| {
+        link.text(IFLA_IFNAME, macvlan.inside_name);
+        // A passed-through interface has its parent's address.
+        if macvlan.mode != 8 {
+            link.bytes(IFLA_ADDRESS, &macvlan.mac.0);
+        }
+        if let Some(mtu) = macvlan.mtu {
+            link.number(IFLA_MTU, mtu);
+        }
+        link.number(IFLA_LINK, macvlan.parent);
+        link.number(IFLA_NET_NS_FD, macvlan.netns.as_raw_fd() as u32);
+        link.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "macvlan");
+            info.nest(IFLA_INFO_DATA, |data| data.number(IFLA_MACVLAN_MODE, macvlan.mode));
+        });
+    });
+    socket.transact(batch).map_err(refused("create macvlan interface", macvlan.inside_name))
+}
+
+/// Inside the namespace: has the default route lead through the interface, in place of the one before.
+pub fn set_default_route(socket: &mut Socket, ifname: &str, gateway: Ipv4Addr) -> Result<()> {
+    let link = find(socket, ifname)?.ok_or_else(|| Error::Link {
+        operation: "find in its namespace the interface",
+        subject: ifname.to_owned(),
+        source: Errno::NODEV,
+    })?;
+    let mut batch = Batch::new();
+    batch.add(NEWROUTE, netlink::CREATE | netlink::REPLACE, &rtmsg(RTN_UNICAST), |route| {
+        route.bytes(RTA_GATEWAY, &gateway.octets());
+        route.number(RTA_OIF, link.index);
+    });
+    socket.transact(batch).map_err(refused("set the default route through", ifname))
 }
 
 /// Makes interfaces ports of a bridge again, which was made anew. One that is gone meanwhile is passed over.
@@ -235,8 +304,8 @@ pub fn enslave(socket: &mut Socket, names: &[String], bridge: u32) -> Result<()>
     Ok(())
 }
 
-/// Inside the namespace: address, up, default route.
-pub fn configure_inside(socket: &mut Socket, endpoint: &Endpoint, ipv6: bool) -> Result<()> {
+/// Inside the namespace: address, up, and where wanted the default route.
+pub fn configure_inside(socket: &mut Socket, endpoint: &Endpoint, ipv6: bool, default_route: bool) -> Result<()> {
     let link = find(socket, &endpoint.ifname)?.ok_or_else(|| Error::Link {
         operation: "find in its namespace the interface",
         subject: endpoint.ifname.clone(),
@@ -245,10 +314,12 @@ pub fn configure_inside(socket: &mut Socket, endpoint: &Endpoint, ipv6: bool) ->
     let mut batch = Batch::new();
     add_address(&mut batch, link.index, endpoint.address);
     batch.add(SETLINK, 0, &ifinfo(link.index, IFF_UP, IFF_UP), |link| without_link_local(link, ipv6));
-    batch.add(NEWROUTE, netlink::CREATE | netlink::EXCL, &rtmsg(RTN_UNICAST), |route| {
-        route.bytes(RTA_GATEWAY, &endpoint.gateway.octets());
-        route.number(RTA_OIF, link.index);
-    });
+    if default_route {
+        batch.add(NEWROUTE, netlink::CREATE | netlink::EXCL, &rtmsg(RTN_UNICAST), |route| {
+            route.bytes(RTA_GATEWAY, &endpoint.gateway.octets());
+            route.number(RTA_OIF, link.index);
+        });
+    }
     socket.transact(batch).map_err(refused("configure in its namespace the interface", &endpoint.ifname))
 }
 

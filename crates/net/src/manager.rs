@@ -1,22 +1,24 @@
 //! The networks of one engine: the front of this crate.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use types::Id;
 
-use crate::bridge::{self, Bridge};
+use crate::bridge::{self, Own};
 use crate::ipam::{Addresses, Lease, Refused};
-use crate::link::{self, Pair};
+use crate::link::{self, Macvlan, Pair};
+use crate::names::Resolver;
 use crate::netd::handle::Handle;
 use crate::netlink::Socket;
 use crate::nft::foreign;
-use crate::nft::table::{self, BridgeRules, Content, Published};
+use crate::networks::Live;
+use crate::nft::table::{self, Content, Published};
 use crate::{
     Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
-    Result, Subnet, conntrack, watch,
+    Result, Subnet, conntrack, network, watch,
 };
 
 /// Host ends of interfaces are `ve` and 12 digits of the endpoint's id.
@@ -26,7 +28,7 @@ const HOST_IFNAME_DIGITS: usize = 12;
 /// The networks of one engine. Thread-safe. Calls block for the kernel, and where ports are concerned for netd: well under a millisecond each.
 #[derive(Debug)]
 pub struct Net {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     /// Ends when dropped.
     watcher: Mutex<Option<watch::Watcher>>,
 }
@@ -36,18 +38,17 @@ pub struct Net {
 pub struct Reconciled {
     /// Host ends of interfaces that belong to no live endpoint.
     pub links: Vec<String>,
-    /// Keys (endpoint ids) that netd held ports for without need.
+    /// Keys (endpoint ids, and containers' for names) that netd held sockets for without need.
     pub held: Vec<String>,
 }
 
 /// Shared with the threads that watch netd and the packet filter.
 ///
-/// Order of locks: `filter`, then `route`, then `state`.
+/// Order of locks: `names`, then `filter`, then `route`, then `state`.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub config: NetConfig,
     ipv6: bool,
-    networks: Vec<Arc<Network>>,
     filter: Mutex<Socket>,
     filter_port: Option<u32>,
     route: Mutex<Socket>,
@@ -55,13 +56,16 @@ pub(crate) struct Inner {
     pub netd: Handle,
     /// Held while a lost netd is replaced.
     pub revival: Mutex<()>,
+    /// Held from the look at who has which name until netd knows.
+    pub names: Mutex<()>,
 }
 
 #[derive(Debug)]
 pub(crate) struct State {
-    bridge: Bridge,
-    addresses: Addresses,
+    pub networks: BTreeMap<Id, Live>,
     pub endpoints: HashMap<Id, Endpoint>,
+    /// Who answers containers' questions for names, by container.
+    pub resolvers: HashMap<Id, Resolver>,
     /// Endpoints whose ports are being given back: still in the way, but no longer written into the table.
     leaving: HashMap<Id, Endpoint>,
     foreign: foreign::Foreign,
@@ -74,15 +78,17 @@ impl Net {
         let no_links = |source| Error::Link { operation: "open", subject: "a netlink socket".to_owned(), source };
         let mut route = Socket::route().map_err(no_links)?;
         let bridge = bridge::ensure(&mut route, &config, None)?;
-        let networks = vec![
-            Arc::new(Network::default_bridge(&config, bridge.address, bridge.mtu)),
-            Arc::new(Network::without_addresses(&config, "host", Driver::Host)),
-            Arc::new(Network::without_addresses(&config, "none", Driver::None)),
+        let default = Network::default_bridge(&config, bridge.address, bridge.mtu);
+        let addresses = Addresses::new(bridge.address.network(), bridge.address.address());
+        let networks = [
+            Live { network: Arc::new(default), bridge: Some(bridge), addresses: Some(addresses) },
+            Live::without_addresses(Network::without_addresses(&config, "host", Driver::Host)),
+            Live::without_addresses(Network::without_addresses(&config, "none", Driver::None)),
         ];
         let state = State {
-            bridge,
-            addresses: Addresses::new(bridge.address.network(), bridge.address.address()),
+            networks: networks.into_iter().map(|live| (live.network.id.clone(), live)).collect(),
             endpoints: HashMap::new(),
+            resolvers: HashMap::new(),
             leaving: HashMap::new(),
             foreign: foreign::Foreign::default(),
         };
@@ -93,12 +99,12 @@ impl Net {
             netd: Handle::new(config.netd_command.clone(), config.netd_socket()),
             ipv6: bridge::ipv6_present(),
             config,
-            networks,
             filter_port: filter.port(),
             filter: Mutex::new(filter),
             route: Mutex::new(route),
             state: Mutex::new(state),
             revival: Mutex::new(()),
+            names: Mutex::new(()),
         });
         // A table of an earlier run serves containers that still run: it is replaced when they are known.
         if !present {
@@ -120,9 +126,9 @@ impl Net {
         for endpoint in endpoints {
             let mut state = self.inner.state();
             let lease = Lease { endpoint: endpoint.id.clone(), owner: endpoint.owner.clone() };
-            match state.addresses.lease(Some(endpoint.address.address()), lease) {
+            match state.lease(&endpoint.network, Some(endpoint.address.address()), lease) {
                 Ok(_) => _ = state.endpoints.insert(endpoint.id.clone(), endpoint),
-                Err(refused) => errors.push(self.inner.refused(refused, Some(endpoint.address.address()), state.bridge.address)),
+                Err(error) => errors.push(error),
             }
         }
         errors.extend(self.inner.install().err());
@@ -141,12 +147,23 @@ impl Net {
         {
             let state = self.inner.state();
             let known = |name: &str| state.every_endpoint().any(|endpoint| endpoint.host_ifname == name);
-            let ours = links.into_iter().filter(|link| link.master == Some(state.bridge.index) && is_host_ifname(&link.name));
+            let mark = self.inner.config.mark();
+            let bridges: Vec<_> = state.networks.values().filter_map(|live| live.bridge).map(|bridge| bridge.index).collect();
+            // Bridges too: of a network whose making or removal was interrupted.
+            let lost = links.iter().filter(|link| link.kind == "bridge" && link.alias == mark && !bridges.contains(&link.index));
+            let lost: Vec<_> = lost.map(|link| (link.index, link.name.clone())).collect();
+            let on_ours = |master: u32| bridges.contains(&master) || lost.iter().any(|(index, _)| *index == master);
+            let ours = links.into_iter().filter(|link| link.master.is_some_and(on_ours) && is_host_ifname(&link.name));
             done.links = ours.map(|link| link.name).filter(|name| !known(name)).collect();
+            done.links.extend(lost.iter().map(|(_, name)| name.clone()));
         }
         link::delete(&mut self.inner.route(), &done.links)?;
         for (key, _) in self.inner.netd.list()? {
-            if !self.inner.state().every_endpoint().any(|endpoint| endpoint.id.as_str() == key) {
+            let known = {
+                let state = self.inner.state();
+                state.every_endpoint().any(|endpoint| endpoint.id.as_str() == key) || state.resolvers.keys().any(|id| id.as_str() == key)
+            };
+            if !known {
                 self.inner.netd.release(&key)?;
                 done.held.push(key);
             }
@@ -172,8 +189,9 @@ impl Net {
         let mut filter = self.inner.filter();
         let accepts = foreign::remove_accepts(&mut filter, &config.mark());
         let table = table::remove(&mut filter, &config.table);
-        let bridge = bridge::remove(&mut self.inner.route(), config);
-        quit.and(accepts).and(table).and(bridge)
+        let bridges: Vec<_> = self.inner.state().networks.values().filter_map(|live| live.network.bridge.clone()).collect();
+        let removed = bridges.iter().map(|name| bridge::remove(&mut self.inner.route(), config, name)).fold(Ok(()), Result::and);
+        quit.and(accepts).and(table).and(removed)
     }
 
     /// What a person should know: a foreign firewall that cuts containers off, with the way out.
@@ -198,9 +216,12 @@ impl Net {
         warnings
     }
 
-    /// All networks: the built-in `bridge`, `host` and `none`.
+    /// All networks: the built-in `bridge`, `host` and `none`, then those that were made, the oldest first.
     pub fn networks(&self) -> Vec<Arc<Network>> {
-        self.inner.networks.clone()
+        let mut all: Vec<_> = self.inner.state().networks.values().map(|live| live.network.clone()).collect();
+        let place = |network: &Network| network::PREDEFINED.iter().position(|name| *name == network.name).unwrap_or(usize::MAX);
+        all.sort_by_key(|network| (place(network), network.created, network.id.clone()));
+        all
     }
 
     /// A network by name, id, or unambiguous prefix of an id; `default` is `bridge`.
@@ -215,26 +236,49 @@ impl Net {
 
     /// The address under which containers reach the host: `host.docker.internal`.
     pub fn host_address(&self) -> Ipv4Addr {
-        self.inner.state().bridge.address.address()
+        let state = self.inner.state();
+        let default = state.networks.values().find(|live| live.network.name == "bridge").and_then(|live| live.bridge);
+        default.map_or(Ipv4Addr::UNSPECIFIED, |bridge| bridge.address.address())
     }
 
     /// Puts an interface with address and default route into the namespace.
     pub fn attach(&self, netns: &Netns, request: &EndpointRequest) -> Result<Endpoint> {
         let inner = &self.inner;
         let network = inner.network(&request.network)?;
-        if network.driver != Driver::Bridge {
+        if !matches!(network.driver, Driver::Bridge | Driver::Macvlan) {
             return Err(Error::NotAttachable { name: network.name.clone(), driver: network.driver.as_str() });
         }
         let endpoint = inner.lease(&network, request)?;
-        let mut attached = inner.plug(netns, &endpoint);
-        if attached.is_err() && link::find(&mut inner.route(), &inner.config.bridge)?.is_none() {
-            tracing::warn!(bridge = inner.config.bridge, "the bridge is gone; it is made anew");
-            attached = inner.repair().and_then(|()| inner.plug(netns, &endpoint));
+        let default_route = request.default_route && !network.internal;
+        let mut attached = inner.plug(netns, &network, &endpoint, default_route);
+        if let Some(bridge) = &network.bridge
+            && attached.is_err()
+            && link::find(&mut inner.route(), bridge)?.is_none()
+        {
+            tracing::warn!(bridge, "the bridge is gone; it is made anew");
+            attached = inner.repair().and_then(|()| inner.plug(netns, &network, &endpoint, default_route));
         }
-        if attached.is_err() {
+        if let Err(error) = attached {
             inner.state().forget(&endpoint.id);
+            return Err(error);
         }
-        attached.map(|()| endpoint)
+        if let Err(error) = inner.tell_names(&network.id) {
+            inner.unplug(netns, &endpoint);
+            let _ = self.release(&endpoint.id);
+            return Err(error);
+        }
+        Ok(endpoint)
+    }
+
+    /// Has a container's default route lead through one of its endpoints. After a change of the networks that it is on.
+    pub fn set_default_route(&self, netns: &Netns, endpoint: &Endpoint) -> Result<()> {
+        link::set_default_route(&mut netns.socket(), &endpoint.ifname, endpoint.gateway)
+    }
+
+    /// Takes an endpoint from a container that goes on: interface, address, names and ports.
+    pub fn detach(&self, netns: &Netns, endpoint: &Endpoint) -> Result<()> {
+        self.inner.unplug(netns, endpoint);
+        self.release(&endpoint.id)
     }
 
     /// Publishes ports, all of them or none, and adds the bindings to `endpoint` (and to what this `Net` remembers of it).
@@ -266,14 +310,24 @@ impl Net {
     pub fn rename(&self, container: &Id, owner: &str) {
         let mut state = self.inner.state();
         let renamed: Vec<_> = state.endpoints.values_mut().filter(|endpoint| endpoint.container == *container).collect();
-        let mut leases = Vec::new();
+        let (mut leases, mut networks) = (Vec::new(), Vec::new());
         for endpoint in renamed {
+            if let Some(first) = endpoint.names.first_mut() {
+                owner.clone_into(first);
+                networks.push(endpoint.network.clone());
+            }
             endpoint.owner = owner.to_owned();
-            leases.push((endpoint.address.address(), Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() }));
+            leases.push((endpoint.network.clone(), endpoint.address.address(), Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() }));
         }
-        for (address, lease) in leases {
+        for (network, address, lease) in leases {
             // The endpoint has this lease already, so it cannot be refused.
-            let _ = state.addresses.lease(Some(address), lease);
+            let _ = state.lease(&network, Some(address), lease);
+        }
+        drop(state);
+        for network in networks {
+            if let Err(error) = self.inner.tell_names(&network) {
+                tracing::warn!(error = types::error::chain(&error), "the container's new name is not known to its network");
+            }
         }
     }
 }
@@ -285,18 +339,30 @@ impl Drop for Net {
 }
 
 impl Inner {
-    /// Bridge and table as they should be, from memory.
+    /// Bridges and table as they should be, from memory.
     pub fn repair(&self) -> Result<()> {
-        let before = self.state().bridge;
-        {
+        let before: Vec<_> = {
+            let state = self.state();
+            state.networks.values().filter_map(|live| Some((live.network.clone(), live.bridge?))).collect()
+        };
+        for (network, old) in before {
             let mut route = self.route();
-            let bridge = bridge::ensure(&mut route, &self.config, Some(before.address))?;
+            let bridge = if network.is_user_defined() {
+                let name = network.bridge.as_deref().unwrap_or_default();
+                let own = Own { name, address: Some(old.address), mtu: network.mtu(), taken: &[] };
+                bridge::ensure_own(&mut route, &self.config, &own)?
+            } else {
+                bridge::ensure(&mut route, &self.config, Some(old.address))?
+            };
             let mut ports = Vec::new();
             {
                 let mut state = self.state();
-                state.bridge = bridge;
-                if bridge.index != before.index {
-                    ports.extend(state.endpoints.values().map(|endpoint| endpoint.host_ifname.clone()));
+                if let Some(live) = state.networks.get_mut(&network.id) {
+                    live.bridge = Some(bridge);
+                }
+                if bridge.index != old.index {
+                    let on_it = state.endpoints.values().filter(|endpoint| endpoint.network == network.id);
+                    ports.extend(on_it.map(|endpoint| endpoint.host_ifname.clone()));
                 }
             }
             link::enslave(&mut route, &ports, bridge.index)?;
@@ -317,12 +383,12 @@ impl Inner {
         if changed { self.install_with(&mut filter) } else { self.insert_accepts(&mut filter, &foreign) }
     }
 
-    fn install_with(&self, filter: &mut Socket) -> Result<()> {
+    pub(crate) fn install_with(&self, filter: &mut Socket) -> Result<()> {
         let foreign = foreign::look(filter, &self.config.table)?;
         let (bridges, published, restrict) = {
             let mut state = self.state();
             state.foreign = foreign.clone();
-            let bridges = [BridgeRules { bridge: self.config.bridge.clone(), subnet: state.bridge.address.network() }];
+            let bridges: Vec<_> = state.networks.values().filter_map(Live::rules).collect();
             let published: Vec<_> = state.endpoints.values().flat_map(|endpoint| Published::of(endpoint, &endpoint.bindings)).collect();
             (bridges, published, self.restricts(&state))
         };
@@ -335,8 +401,8 @@ impl Inner {
         if self.config.firewall.forward != ForeignForward::Insert {
             return Ok(());
         }
-        let bridges = std::slice::from_ref(&self.config.bridge);
-        foreign.forward.iter().try_for_each(|chain| foreign::insert_accepts(filter, chain, bridges, &self.config.mark()))
+        let bridges: Vec<_> = self.state().networks.values().filter_map(|live| live.network.bridge.clone()).collect();
+        foreign.forward.iter().try_for_each(|chain| foreign::insert_accepts(filter, chain, &bridges, &self.config.mark()))
     }
 
     /// Whether a netlink port is the one that our changes of the packet filter come from.
@@ -348,10 +414,12 @@ impl Inner {
         self.config.firewall.published == PublishedPolicy::RespectHost && !state.foreign.input.is_empty()
     }
 
-    fn network(&self, name: &str) -> Result<Arc<Network>> {
+    pub(crate) fn network(&self, name: &str) -> Result<Arc<Network>> {
         let name = if name == "default" { "bridge" } else { name };
-        let exact = self.networks.iter().find(|network| network.name == name || network.id.as_str() == name);
-        let mut by_prefix = self.networks.iter().filter(|network| !name.is_empty() && network.id.as_str().starts_with(name));
+        let state = self.state();
+        let networks = || state.networks.values().map(|live| &live.network);
+        let exact = networks().find(|network| network.name == name || network.id.as_str() == name);
+        let mut by_prefix = networks().filter(|network| !name.is_empty() && network.id.as_str().starts_with(name));
         let found = exact.or_else(|| match (by_prefix.next(), by_prefix.next()) {
             (Some(only), None) => Some(only),
             _ => None,
@@ -364,23 +432,27 @@ impl Inner {
         let id = Id::random();
         let mut state = self.state();
         if let Some(mac) = request.mac
-            && let Some(other) = state.every_endpoint().find(|endpoint| endpoint.mac == mac)
+            && let Some(other) = state.every_endpoint().find(|endpoint| endpoint.mac == mac && endpoint.network == network.id)
         {
             return Err(Error::MacTaken { mac, owner: other.owner.clone() });
         }
         let lease = Lease { endpoint: id.clone(), owner: request.owner.clone() };
-        let bridge = state.bridge;
-        let leased = state.addresses.lease(request.address, lease);
-        let address = leased.map_err(|refused| self.refused(refused, request.address, bridge.address))?;
+        let address = state.lease(&network.id, request.address, lease)?;
+        let subnet = network.subnet.unwrap_or(Subnet::new(address, 32));
+        let host_ifname = match network.driver {
+            Driver::Bridge => format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
+            _ => String::new(),
+        };
         let endpoint = Endpoint {
-            host_ifname: format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
+            host_ifname,
             network: network.id.clone(),
             container: request.container.clone(),
             owner: request.owner.clone(),
-            address: Subnet::new(address, bridge.address.prefix()),
-            gateway: bridge.address.address(),
+            address: Subnet::new(address, subnet.prefix()),
+            gateway: network.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED),
             mac: request.mac.unwrap_or_else(|| Mac::for_address(address)),
             ifname: request.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
+            names: if network.is_user_defined() { request.names.clone() } else { Vec::new() },
             bindings: Vec::new(),
             id,
         };
@@ -388,23 +460,57 @@ impl Inner {
         Ok(endpoint)
     }
 
-    fn plug(&self, netns: &Netns, endpoint: &Endpoint) -> Result<()> {
+    fn plug(&self, netns: &Netns, network: &Network, endpoint: &Endpoint, default_route: bool) -> Result<()> {
         link::check_name(&endpoint.ifname)?;
-        let bridge = self.state().bridge;
-        let pair = Pair {
-            host_name: &endpoint.host_ifname,
-            bridge: bridge.index,
-            mtu: bridge.mtu,
+        if network.driver == Driver::Macvlan {
+            self.plug_macvlan(netns, network, endpoint)?;
+        } else {
+            let bridge = self.state().networks.get(&network.id).and_then(|live| live.bridge);
+            let bridge = bridge.ok_or_else(|| Error::NoSuchNetwork { name: network.name.clone() })?;
+            let pair = Pair {
+                host_name: &endpoint.host_ifname,
+                bridge: bridge.index,
+                mtu: bridge.mtu,
+                netns: netns.as_fd(),
+                inside_name: &endpoint.ifname,
+                mac: endpoint.mac,
+                ipv6: self.ipv6,
+                isolated: !network.is_on(network::option::ICC),
+            };
+            link::create_pair(&mut self.route(), &pair)?;
+        }
+        link::configure_inside(&mut netns.socket(), endpoint, self.ipv6, default_route).inspect_err(|_| {
+            // The namespace may live on (of another container), so the interface has to go now.
+            self.unplug(netns, endpoint);
+        })
+    }
+
+    fn plug_macvlan(&self, netns: &Netns, network: &Network, endpoint: &Endpoint) -> Result<()> {
+        let option = |name: &str| network.options.get(name).map(String::as_str).unwrap_or_default();
+        let name = option(network::option::PARENT);
+        let parent = link::find(&mut self.route(), name)?;
+        let parent = parent.ok_or_else(|| Error::NoSuchParent { network: network.name.clone(), parent: name.to_owned() })?;
+        let macvlan = Macvlan {
+            parent: parent.index,
+            // Modes are checked when the network is made.
+            mode: link::macvlan_mode(option(network::option::MACVLAN_MODE)).unwrap_or_default(),
+            mtu: network.mtu(),
             netns: netns.as_fd(),
             inside_name: &endpoint.ifname,
             mac: endpoint.mac,
-            ipv6: self.ipv6,
         };
-        link::create_pair(&mut self.route(), &pair)?;
-        link::configure_inside(&mut netns.socket(), endpoint, self.ipv6).inspect_err(|_| {
-            // The namespace may live on (of another container), so the interface has to go now.
-            let _ = link::delete(&mut self.route(), std::slice::from_ref(&endpoint.host_ifname));
-        })
+        link::create_macvlan(&mut self.route(), &macvlan)
+    }
+
+    /// Removes an endpoint's interface.
+    fn unplug(&self, netns: &Netns, endpoint: &Endpoint) {
+        let removed = match endpoint.host_ifname.as_str() {
+            "" => link::delete(&mut netns.socket(), std::slice::from_ref(&endpoint.ifname)),
+            _ => link::delete(&mut self.route(), std::slice::from_ref(&endpoint.host_ifname)),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(error = types::error::chain(&error), "an interface could not be removed");
+        }
     }
 
     /// Has the kernel translate the ports, and remembers them.
@@ -440,29 +546,19 @@ impl Inner {
             done = done.and(self.netd.release(id.as_str()));
         }
         self.state().forget(id);
-        done
+        done.and(self.tell_names(&endpoint.network))
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn filter(&self) -> MutexGuard<'_, Socket> {
+    pub(crate) fn filter(&self) -> MutexGuard<'_, Socket> {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn route(&self) -> MutexGuard<'_, Socket> {
+    pub(crate) fn route(&self) -> MutexGuard<'_, Socket> {
         self.route.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn refused(&self, refused: Refused, wanted: Option<Ipv4Addr>, subnet: Subnet) -> Error {
-        let subnet = subnet.network();
-        let address = wanted.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        match refused {
-            Refused::Exhausted { capacity } => Error::AddressesExhausted { network: "bridge".to_owned(), subnet, capacity },
-            Refused::Taken { owner } => Error::AddressTaken { address, owner },
-            Refused::Unusable => Error::AddressUnusable { address, subnet },
-        }
     }
 }
 
@@ -470,6 +566,20 @@ impl State {
     /// Those that have something, the leaving ones too.
     pub fn every_endpoint(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values().chain(self.leaving.values())
+    }
+
+    /// Leases an address of a network.
+    fn lease(&mut self, network: &Id, wanted: Option<Ipv4Addr>, lease: Lease) -> Result<Ipv4Addr> {
+        let missing = || Error::NoSuchNetwork { name: network.to_string() };
+        let live = self.networks.get_mut(network).ok_or_else(missing)?;
+        let addresses = live.addresses.as_mut().ok_or_else(missing)?;
+        let subnet = live.network.subnet.unwrap_or(Subnet::new(Ipv4Addr::UNSPECIFIED, 0));
+        let address = wanted.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        addresses.lease(wanted, lease).map_err(|refused| match refused {
+            Refused::Exhausted { capacity } => Error::AddressesExhausted { network: live.network.name.clone(), subnet, capacity },
+            Refused::Taken { owner } => Error::AddressTaken { address, owner },
+            Refused::Unusable => Error::AddressUnusable { address, subnet },
+        })
     }
 
     /// The first half of a release: no longer part of the table, but still in the way of others.
@@ -482,7 +592,10 @@ impl State {
     /// The second half.
     fn forget(&mut self, id: &Id) {
         if let Some(endpoint) = self.leaving.remove(id).or_else(|| self.endpoints.remove(id)) {
-            self.addresses.release(endpoint.address.address(), id);
+            let live = self.networks.get_mut(&endpoint.network);
+            if let Some(addresses) = live.and_then(|live| live.addresses.as_mut()) {
+                addresses.release(endpoint.address.address(), id);
+            }
         }
     }
 }

@@ -64,6 +64,15 @@ pub(crate) fn own() -> Result<OwnedFd> {
     rustix::fs::open(OWN_NAMESPACE, flags, rustix::fs::Mode::empty()).map_err(opening)
 }
 
+/// Runs something on a short-lived thread inside a namespace.
+pub(crate) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    elsewhere(|| {
+        rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .map_err(|source| Error::Namespace { operation: "enter", source })?;
+        work()
+    })
+}
+
 /// Runs on a thread of its own, which may change namespaces without harm since it ends at once.
 fn elsewhere<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {

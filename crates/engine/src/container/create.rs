@@ -50,6 +50,7 @@ impl Engine {
         }
         let (mut config, mut host, networking) = (request.request.config, request.request.host, request.request.networking);
         host.fill_defaults(self.cgroups.mode() == cgroup::Mode::V2);
+        let networking = self.canonical_networks(&config.mac_address, &host, networking)?;
         merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
         config.labels.give();
         let id = Id::random();
@@ -63,6 +64,10 @@ impl Engine {
         spec::validate(&config, &host)?;
         let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
         let planned_mounts = mounts::plan(&config, &host)?;
+        let networks = match sandbox::Mode::parse(&host) {
+            sandbox::Mode::Network(_) => networking.endpoints_config.clone().into_map(),
+            _ => BTreeMap::new(),
+        };
         let record = Record {
             id,
             name: request.name.map(|name| name.strip_prefix('/').unwrap_or(&name).to_owned()).unwrap_or_default(),
@@ -79,9 +84,9 @@ impl Engine {
             planned_mounts,
             state: State::default(),
             exits: 0,
-            networks: BTreeMap::new(),
+            networks,
             ports: Default::default(),
-            endpoint: None,
+            endpoints: Vec::new(),
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
@@ -112,10 +117,7 @@ impl Engine {
                 self.find(target).map_err(|error| Error::JoinTarget { target: target.to_owned(), reason: error.to_string() })?;
             }
         }
-        match sandbox::Mode::parse(&record.host) {
-            sandbox::Mode::Network(name) => self.net.network(&name).map(drop).map_err(|_| Error::NoSuchNetwork { name }),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Takes the name asked for, or a made-up one that is free.

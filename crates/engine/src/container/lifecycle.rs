@@ -296,9 +296,12 @@ impl Engine {
     }
 
     async fn release_network(self: &Arc<Self>, record: &Record) {
-        let Some(endpoint) = record.endpoint.clone() else { return };
-        let net = self.net.clone();
-        let released = tokio::task::spawn_blocking(move || net.release(&endpoint.id)).await;
+        self.network_events(record, "disconnect");
+        if record.endpoints.is_empty() {
+            return;
+        }
+        let (net, id, endpoints) = (self.net.clone(), record.id.clone(), record.endpoints.clone());
+        let released = tokio::task::spawn_blocking(move || crate::sandbox::give_back(&net, &id, &endpoints)).await;
         if let Ok(Err(error)) = released {
             tracing::warn!(
                 container = record.name,
@@ -372,11 +375,14 @@ pub(crate) fn mark_ended(record: &mut Record, exit: &Exit) {
 
 /// Takes out of the record what belonged to the run that is over.
 pub(crate) fn forget_run(record: &mut Record) {
-    record.endpoint = None;
+    record.endpoints = Vec::new();
     record.sandbox_id = None;
     record.ports = Default::default();
-    for settings in record.networks.values_mut() {
+    for (name, settings) in &mut record.networks {
         clear(settings);
+        if let Some(asked) = record.networking.endpoints_config.get(name) {
+            settings.mac_address.clone_from(&asked.mac_address);
+        }
     }
 }
 
@@ -397,6 +403,7 @@ fn clear(settings: &mut types::container::EndpointSettings) {
     settings.ip_address.clear();
     settings.ip_prefix_len = 0;
     settings.mac_address.clear();
+    settings.dns_names = Default::default();
 }
 
 fn stop_signal(record: &Record) -> &str {

@@ -64,8 +64,9 @@ pub struct Record {
     pub networks: BTreeMap<String, EndpointSettings>,
     /// Ports published while it runs.
     pub ports: PortMap,
-    /// What the network layer needs to find the endpoint again after a restart of the engine.
-    pub endpoint: Option<net::Endpoint>,
+    /// What the network layer needs to find the endpoints again after a restart of the engine.
+    #[serde(default, alias = "endpoint", deserialize_with = "one_or_more")]
+    pub endpoints: Vec<net::Endpoint>,
     /// The sandbox of this run.
     pub sandbox_id: Option<Id>,
     /// How often the restart policy has started it again since it was last started by hand.
@@ -83,6 +84,15 @@ impl Record {
     /// It has a process.
     pub fn is_alive(&self) -> bool {
         matches!(self.state.status, Status::Running | Status::Paused)
+    }
+
+    /// Before its list of networks changes: writes down the one that it has by its mode alone.
+    pub(crate) fn remember_default(&mut self) {
+        if self.networking.endpoints_config.is_empty()
+            && let Some((name, _)) = self.networks.first_key_value()
+        {
+            self.networking.endpoints_config.insert(name.clone(), EndpointSettings::default());
+        }
     }
 
     /// The volumes it uses: name, and whether the volume is anonymous and goes with it.
@@ -180,6 +190,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// Reads a list, or the one endpoint (or none) that records had before.
+pub(crate) fn one_or_more<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<net::Endpoint>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Held {
+        More(Vec<net::Endpoint>),
+        One(Box<net::Endpoint>),
+    }
+    Ok(match Option::<Held>::deserialize(input)? {
+        None => Vec::new(),
+        Some(Held::One(endpoint)) => vec![*endpoint],
+        Some(Held::More(endpoints)) => endpoints,
+    })
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
@@ -204,10 +229,31 @@ pub(crate) mod testing {
             exits: 0,
             networks: BTreeMap::new(),
             ports: PortMap::default(),
-            endpoint: None,
+            endpoints: Vec::new(),
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_before_are_read() {
+        let endpoint = r#"{"id":"ID","network":"ID","container":"ID","owner":"web","address":"10.0.0.2/24","gateway":"10.0.0.1",
+            "mac":"02:ca:0a:00:00:02","ifname":"eth0","host_ifname":"ve0","bindings":[]}"#;
+        let endpoint: serde_json::Value = serde_json::from_str(&endpoint.replace("ID", &"ab".repeat(32))).expect("JSON");
+        let mut record = serde_json::to_value(testing::record(&"cd".repeat(32), "web")).expect("encodes");
+        record.as_object_mut().expect("an object").remove("endpoints");
+        for (endpoint, count) in [(endpoint, 1), (serde_json::Value::Null, 0)] {
+            record["endpoint"] = endpoint;
+            let read: Record = serde_json::from_value(record.clone()).expect("decodes");
+            assert_eq!(read.endpoints.len(), count);
+            let again: Record = serde_json::from_value(serde_json::to_value(&read).expect("encodes")).expect("decodes");
+            assert_eq!(again.endpoints, read.endpoints);
         }
     }
 }

@@ -35,7 +35,8 @@ struct Launched {
 pub(crate) struct StartNote {
     networks: BTreeMap<String, EndpointSettings>,
     ports: PortMap,
-    endpoint: Option<net::Endpoint>,
+    #[serde(default, alias = "endpoint", deserialize_with = "super::one_or_more")]
+    endpoints: Vec<net::Endpoint>,
 }
 
 impl StartNote {
@@ -48,7 +49,7 @@ impl StartNote {
     pub(crate) fn apply(self, record: &mut Record) {
         record.networks = self.networks;
         record.ports = self.ports;
-        record.endpoint = self.endpoint;
+        record.endpoints = self.endpoints;
     }
 }
 
@@ -161,11 +162,21 @@ impl Engine {
         Ok(Launched { handle, network })
     }
 
+    /// Writes the note of a running container anew, after a change of its networks.
+    pub(crate) fn renote_start(&self, record: &Record) -> Result<(), Error> {
+        let note = StartNote { networks: record.networks.clone(), ports: record.ports.clone(), endpoints: record.endpoints.clone() };
+        self.write_note(record, &note)
+    }
+
     /// Writes down what the start takes, so that an engine killed before it knew the outcome finds the container's network again.
     fn note_start(&self, record: &Record, network: &Prepared) -> Result<(), Error> {
-        let note = StartNote { networks: network.networks.clone(), ports: network.ports.clone(), endpoint: network.endpoint().cloned() };
+        let note = StartNote { networks: network.networks.clone(), ports: network.ports.clone(), endpoints: network.endpoints().to_vec() };
+        self.write_note(record, &note)
+    }
+
+    fn write_note(&self, record: &Record, note: &StartNote) -> Result<(), Error> {
         let path = self.layout.start_note(&record.id);
-        let body = serde_json::to_vec(&note).map_err(|source| Error::Record { subject: record.name.clone(), source })?;
+        let body = serde_json::to_vec(note).map_err(|source| Error::Record { subject: record.name.clone(), source })?;
         std::fs::write(&path, body).map_err(|source| Error::File { operation: "write", path, source })
     }
 
@@ -182,15 +193,16 @@ impl Engine {
         container.stopping.store(false, std::sync::atomic::Ordering::Release);
         *lock(&container.link) = Some(link.clone());
         let (networks, ports) = (network.networks.clone(), network.ports.clone());
-        let endpoint = network.keep();
+        let endpoints = network.keep();
         let record = self.change(container, |record| {
             mark_started(record, &started);
             record.networks = networks;
             record.ports = ports;
-            record.endpoint = endpoint;
+            record.endpoints = endpoints;
             record.sandbox_id = Some(Id::random());
         });
         self.save_later(container);
+        self.network_events(&record, "connect");
         self.events.publish("container", "start", record.id.as_str(), record.attributes());
         tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));
         self.watch_health(container);

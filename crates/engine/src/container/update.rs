@@ -5,6 +5,7 @@ use std::sync::Arc;
 use monitor::Request;
 use types::container::{HostConfig, Status, UpdateRequest};
 
+use super::Record;
 use crate::{Engine, Error, name, resources};
 
 impl Engine {
@@ -24,10 +25,10 @@ impl Engine {
             return Err(Error::SameName { name: new.to_owned() });
         }
         self.containers.rename(&record.id, &record.name, new)?;
-        self.change(&container, |record| new.clone_into(&mut record.name));
+        self.change(&container, |changed| renamed(changed, &record.name, new));
         if let Err(error) = self.save(&container).await {
             // Nobody took the old name in between: it is given back by the same lock that took it.
-            self.change(&container, |changed| changed.name.clone_from(&record.name));
+            self.change(&container, |changed| renamed(changed, new, &record.name));
             let _ = self.containers.rename(&record.id, new, &record.name);
             return Err(error);
         }
@@ -65,6 +66,17 @@ impl Engine {
         self.publish(&container, "update");
         Ok(Vec::new())
     }
+}
+
+/// The name, and where networks know the container by it.
+fn renamed(record: &mut Record, old: &str, new: &str) {
+    new.clone_into(&mut record.name);
+    let known = record.endpoints.iter_mut().filter_map(|endpoint| {
+        new.clone_into(&mut endpoint.owner);
+        endpoint.names.first_mut()
+    });
+    let shown = record.networks.values_mut().filter_map(|settings| settings.dns_names.first_mut());
+    known.chain(shown).filter(|name| *name == old).for_each(|name| new.clone_into(name));
 }
 
 /// Takes over what the request sets; zero and empty mean unchanged.

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::spawn::Spawn;
+use rustix::fs::MemfdFlags;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::zone::ZoneFile;
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
-use crate::{Error, Result};
+use crate::{Error, Resolving, Result};
 
 /// How long an answer may take before netd counts as lost. It answers in microseconds.
 const ANSWER_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -101,6 +103,33 @@ impl Handle {
             return Ok(());
         }
         self.ask(&Request::Release { key: key.to_owned() }, &[], "release ports").map(drop)
+    }
+
+    /// Tells who has which name on a network. Without a netd there is nobody to ask it.
+    pub fn zone(&self, network: &str, zone: &ZoneFile) -> Result<()> {
+        if self.lock().socket.is_none() {
+            return Ok(());
+        }
+        let failed = |source| Error::Netd { operation: "write down names", source };
+        let file = rustix::fs::memfd_create(c"names", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        let mut file = File::from(file);
+        let body = serde_json::to_vec(zone).map_err(|error| failed(error.into()))?;
+        file.write_all(&body).map_err(failed)?;
+        self.ask(&Request::Zone { network: network.to_owned() }, &[file.as_fd()], "hand over names").map(drop)
+    }
+
+    /// Has the names of a network forgotten.
+    pub fn forget_zone(&self, network: &str) -> Result<()> {
+        if self.lock().socket.is_none() {
+            return Ok(());
+        }
+        self.ask(&Request::ForgetZone { network: network.to_owned() }, &[], "forget names").map(drop)
+    }
+
+    /// Has questions answered: at these sockets, or at those that the key has.
+    pub fn resolve(&self, key: &str, networks: Vec<String>, resolving: &Resolving, sockets: &[BorrowedFd<'_>]) -> Result<()> {
+        let Resolving { servers, links } = resolving.clone();
+        self.ask(&Request::Resolve { key: key.to_owned(), networks, links, servers }, sockets, "answer for names").map(drop)
     }
 
     /// What is held: keys and how many ports each has.

@@ -1,13 +1,18 @@
 //! The process that holds published ports: bound sockets that reserve them, and a proxy for what the kernel cannot translate.
+//! It answers containers' questions for names, too.
 //!
 //! Whatever arrives at a held socket is passed on to the container: all of IPv6 (`[::1]` too), and IPv4 that met no
 //! translation because others flushed the packet filter. One thread, one epoll, bounded buffers, no privileges.
 
+mod dns;
+mod forward;
 pub(crate) mod handle;
+mod names;
 mod program;
 pub(crate) mod protocol;
 mod tcp;
 mod udp;
+pub(crate) mod zone;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

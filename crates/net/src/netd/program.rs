@@ -18,15 +18,19 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
+use super::names::Names;
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
 use super::tcp::{Flow, Progress};
 use super::udp::{Port, Sessions};
+use super::zone::View;
 use crate::endpoint::Protocol;
 
 /// How long it stays without ports and engines.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often it looks after idle clients and itself, while there is something to look after.
 const TICK: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// How often it looks after servers that owe it answers.
+const IMPATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Proxied connections at a time; more wait in the sockets' queues.
 const FLOWS_MAX: usize = 4096;
 /// Connections accepted from one socket before others get their turn.
@@ -60,6 +64,10 @@ enum Token {
     Port(u64),
     Flow(u64),
     Session(u64),
+    /// Where a container asks for names.
+    Names(u64),
+    /// Where a server of others answers.
+    Server(u64),
 }
 
 impl Token {
@@ -72,6 +80,8 @@ impl Token {
             Self::Port(id) => (2, id),
             Self::Flow(id) => (3, id),
             Self::Session(id) => (4, id),
+            Self::Names(id) => (5, id),
+            Self::Server(id) => (6, id),
         };
         kind << Self::KIND_SHIFT | id
     }
@@ -83,7 +93,9 @@ impl Token {
             1 => Self::Engine(id),
             2 => Self::Port(id),
             3 => Self::Flow(id),
-            _ => Self::Session(id),
+            4 => Self::Session(id),
+            5 => Self::Names(id),
+            _ => Self::Server(id),
         }
     }
 }
@@ -106,6 +118,7 @@ struct Program {
     ports: HashMap<u64, Held>,
     flows: HashMap<u64, Flow>,
     sessions: Sessions,
+    names: Names,
     /// Connections that had their turn but not their fill.
     again: Vec<u64>,
     /// Given up for a moment when descriptors run out, to accept and refuse a connection that would wake us forever.
@@ -125,6 +138,7 @@ impl Program {
             ports: HashMap::new(),
             flows: HashMap::new(),
             sessions: Sessions::new(),
+            names: Names::new(),
             again: Vec::new(),
             spare: spare(),
             idle_since: None,
@@ -151,8 +165,11 @@ impl Program {
                     Token::Port(id) => self.arrive(id),
                     Token::Flow(id) => self.advance(id),
                     Token::Session(id) => self.sessions.pass_to_client(id),
+                    Token::Names(id) => self.names.arrive(id, watch_server(&self.epoll, &mut self.next)),
+                    Token::Server(id) => self.names.receive(id, watch_server(&self.epoll, &mut self.next)),
                 }
             }
+            self.names.expire(watch_server(&self.epoll, &mut self.next));
             if events.is_empty() {
                 self.sessions.expire();
             }
@@ -164,6 +181,7 @@ impl Program {
         let idle = self.engines.is_empty() && self.keys.is_empty();
         match () {
             () if !self.again.is_empty() => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
+            () if self.names.waits() => Some(IMPATIENCE),
             () if idle || !self.sessions.is_empty() => Some(TICK),
             () => None,
         }
@@ -237,8 +255,22 @@ impl Program {
                 for port in self.keys.remove(&key).unwrap_or_default() {
                     self.sessions.forget_port(port);
                     self.ports.remove(&port);
+                    self.names.close(port);
                 }
+                self.names.forget(&key);
                 Reply::Done
+            }
+            Request::Zone { network } => {
+                let told = sockets.first().ok_or("no file came along".to_owned()).and_then(|file| self.names.set_zone(network, file));
+                told.map_or_else(|reason| Reply::Refused { reason }, |()| Reply::Done)
+            }
+            Request::ForgetZone { network } => {
+                self.names.forget_zone(&network);
+                Reply::Done
+            }
+            Request::Resolve { key, networks, links, servers } => {
+                let links = links.into_iter().map(|(name, target)| (name.to_lowercase(), target.to_lowercase())).collect();
+                self.resolve(key, View { networks, links, servers }, sockets)
             }
             Request::List { after } => {
                 let rest = self.keys.range::<str, _>((Bound::Excluded(after.as_str()), Bound::Unbounded));
@@ -270,6 +302,30 @@ impl Program {
         }
         self.keys.entry(key).or_default().extend(tokens);
         Reply::Done
+    }
+
+    fn resolve(&mut self, key: String, view: View, sockets: Vec<OwnedFd>) -> Reply {
+        let known = self.names.knows(&key);
+        let fits = (1..=KEY_LEN_MAX).contains(&key.len()) && (sockets.len() == 2 || sockets.is_empty() && known);
+        if !fits {
+            return Reply::Refused { reason: format!("{} sockets came for names", sockets.len()) };
+        }
+        let replaces = !sockets.is_empty();
+        let (epoll, next) = (&self.epoll, &mut self.next);
+        let resolved = self.names.resolve(&key, view, sockets, |socket| {
+            *next += 1;
+            epoll::add(epoll, socket, EventData::new_u64(Token::Names(*next).pack()), EventFlags::IN)?;
+            Ok(*next)
+        });
+        match resolved {
+            Ok(tokens) if replaces => {
+                let old = self.keys.insert(key, tokens).unwrap_or_default();
+                old.into_iter().for_each(|token| self.names.close(token));
+                Reply::Done
+            }
+            Ok(_) => Reply::Done,
+            Err(reason) => Reply::Refused { reason },
+        }
     }
 
     fn add_port(&mut self, port: &HeldPort, socket: OwnedFd) -> Result<u64, Errno> {
@@ -347,6 +403,15 @@ impl Program {
     }
 }
 
+/// Registers sockets at which servers will answer.
+fn watch_server<'a>(epoll: &'a OwnedFd, next: &'a mut u64) -> impl FnMut(&OwnedFd) -> Result<u64, Errno> + 'a {
+    move |socket| {
+        *next += 1;
+        epoll::add(epoll, socket, EventData::new_u64(Token::Server(*next).pack()), EventFlags::IN)?;
+        Ok(*next)
+    }
+}
+
 fn listen(path: &Path) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     // The engine starts a netd only when nobody answers at the path: what is there is of a dead one.
@@ -395,7 +460,7 @@ mod tests {
 
     #[test]
     fn tokens_pack_and_unpack() {
-        for token in [Token::Listener, Token::Engine(1), Token::Port(2), Token::Flow((1 << 56) - 1), Token::Session(9)] {
+        for token in [Token::Listener, Token::Engine(1), Token::Port(2), Token::Flow((1 << 56) - 1), Token::Session(9), Token::Names(7), Token::Server(8)] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

@@ -4,7 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -47,6 +47,28 @@ pub enum Request {
     List {
         /// The last key of the answer before; empty for the first.
         after: String,
+    },
+    /// Know who has which name on a network, in place of what was known: a [`super::zone::ZoneFile`] as JSON in the file that comes along.
+    Zone {
+        /// The network's id.
+        network: String,
+    },
+    /// Forget the names of a network; an unknown one is fine.
+    ForgetZone {
+        /// The network's id.
+        network: String,
+    },
+    /// Answer questions for names until the key is released. With two sockets, one for datagrams and one for connections: at
+    /// these, in place of others that the key may have. Without: at those that it has.
+    Resolve {
+        /// Whose they are: a container's id.
+        key: String,
+        /// The networks that it is on, the one to look at first first.
+        networks: Vec<String>,
+        /// Names of its own, and the names that they stand for.
+        links: Vec<(String, String)>,
+        /// Who is asked for other names; none: the host's servers.
+        servers: Option<Vec<IpAddr>>,
     },
     /// End at once.
     Quit,

@@ -73,6 +73,10 @@ pub enum Expression<'a> {
     DestinationPort(Register),
     /// Loads the destination port that the connection was made to, before any translation.
     OriginalPort(Register),
+    /// Loads a constant of four bytes.
+    Load(Register, [u8; 4]),
+    /// Goes on if the value in the first registers is this.
+    Is(&'a [u8]),
     /// Goes on if the address in the first register is in 127.0.0.0/8.
     IsLoopback,
     /// Goes on if the destination is an address of this host.
@@ -114,6 +118,11 @@ impl Expression<'_> {
             Self::DestinationAddress(to) => payload(list, PAYLOAD_NETWORK, 16, 4, to),
             Self::DestinationPort(to) => payload(list, PAYLOAD_TRANSPORT, 2, 2, to),
             Self::OriginalPort(to) => conntrack(list, CT_PROTO_DST, to, true),
+            Self::Load(to, value) => expression(list, "immediate", |immediate| {
+                immediate.big(1, to.number());
+                immediate.nest(2, |data| data.bytes(DATA_VALUE, &value));
+            }),
+            Self::Is(value) => compare(list, CMP_EQ, value),
             Self::IsLoopback => {
                 mask(list, [255, 0, 0, 0]);
                 compare(list, CMP_EQ, &[127, 0, 0, 0]);

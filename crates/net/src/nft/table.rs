@@ -8,7 +8,7 @@
 //! | `raw_prerouting` | keeps containers off the host's 127.0.0.0/8, which `route_localnet` on the bridges would open |
 //! | `prerouting`, `output` | translate published ports: of one address first, then of any address of the host |
 //! | `postrouting` | masquerades what leaves for other interfaces, answers that must come back through us (a container that uses a published port), and connections to 127.0.0.1 |
-//! | `forward`, `to_container` | let in answers and published ports, between containers of one bridge, and out; nothing else |
+//! | `forward`, `to_container` | let in answers and published ports, between containers of one bridge, and out; nothing else. Internal bridges have neither in nor out |
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -39,6 +39,7 @@ const TYPE_IFNAME: u32 = 41;
 /// The sets and maps.
 const BRIDGES: &str = "bridges";
 const PAIRS: &str = "bridge_pairs";
+const INTERNAL: &str = "internal";
 const MASQUERADE: &str = "masquerade";
 const PUBLISHED: &str = "published";
 const PUBLISHED_AT: &str = "published_at";
@@ -49,6 +50,25 @@ const ALLOWED: &str = "published_allow";
 pub struct BridgeRules {
     pub bridge: String,
     pub subnet: Subnet,
+    /// Neither in nor out.
+    pub internal: bool,
+    /// Whether containers of this bridge reach each other.
+    pub connects: bool,
+    /// Whether what leaves takes the host's address.
+    pub masquerades: bool,
+}
+
+impl BridgeRules {
+    fn elements(&self) -> [(&'static str, Vec<Element>); 4] {
+        let name = ifname(&self.bridge);
+        let when = |is: bool, element: Element| if is { vec![element] } else { Vec::new() };
+        [
+            (BRIDGES, vec![plain(name)]),
+            (PAIRS, when(self.connects, plain([name; 2].concat()))),
+            (INTERNAL, when(self.internal, plain(name))),
+            (MASQUERADE, if self.masquerades { interval(self.subnet) } else { Vec::new() }),
+        ]
+    }
 }
 
 /// All that the table is made from.
@@ -118,15 +138,31 @@ pub fn install(socket: &mut Socket, table: &str, content: &Content<'_>) -> Resul
     translate(&mut transaction);
     masquerade(&mut transaction);
     filter(&mut transaction, content.restrict);
-    let bridges: Vec<_> = content.bridges.iter().map(|rules| plain(ifname(&rules.bridge))).collect();
-    let pairs: Vec<_> = content.bridges.iter().map(|rules| plain([ifname(&rules.bridge); 2].concat())).collect();
-    transaction.add_elements(BRIDGES, &bridges);
-    transaction.add_elements(PAIRS, &pairs);
-    transaction.add_elements(MASQUERADE, &intervals(content.bridges));
+    for (set, elements) in content.bridges.iter().flat_map(BridgeRules::elements) {
+        transaction.add_elements(set, &elements);
+    }
     let allow: Vec<_> = content.allow.iter().map(|&(protocol, port)| plain(protocol_port(protocol, port))).collect();
     transaction.add_elements(ALLOWED, &allow);
     add_published(&mut transaction, &content.published);
     transaction.commit(socket).map_err(|refusal| failed(table, "install", refusal))
+}
+
+/// Adds a bridge. `false`: the table is not as we left it, [`install`] it again.
+pub fn add_bridge(socket: &mut Socket, table: &str, rules: &BridgeRules) -> Result<bool> {
+    let mut transaction = Transaction::new(FAMILY_INET, table);
+    for (set, elements) in rules.elements() {
+        transaction.add_elements(set, &elements);
+    }
+    known(transaction.commit(socket), table, "add a bridge")
+}
+
+/// Takes a bridge away. `false`: as of [`add_bridge`].
+pub fn remove_bridge(socket: &mut Socket, table: &str, rules: &BridgeRules) -> Result<bool> {
+    let mut transaction = Transaction::new(FAMILY_INET, table);
+    for (set, elements) in rules.elements() {
+        transaction.delete_elements(set, &elements);
+    }
+    known(transaction.commit(socket), table, "take a bridge away")
 }
 
 /// Adds published ports. `false`: the table is not as we left it, [`install`] it again.
@@ -172,6 +208,7 @@ fn create_sets(transaction: &mut Transaction<'_>) {
     let set = |key_type, key_len| SetShape { key_type, key_len, ..SetShape::default() };
     transaction.create_set(BRIDGES, set(TYPE_IFNAME, 16));
     transaction.create_set(PAIRS, set(concat([TYPE_IFNAME, TYPE_IFNAME]), 32));
+    transaction.create_set(INTERNAL, set(TYPE_IFNAME, 16));
     transaction.create_set(MASQUERADE, SetShape { interval: true, ..set(TYPE_IPV4, 4) });
     transaction.create_set(ALLOWED, set(concat([TYPE_PROTO, TYPE_PORT]), 8));
     transaction.create_set(PUBLISHED, SetShape { data: target, ..set(concat([TYPE_PROTO, TYPE_PORT]), 8) });
@@ -229,6 +266,10 @@ fn masquerade(transaction: &mut Transaction<'_>) {
 fn filter(transaction: &mut Transaction<'_>, restrict: bool) {
     let first = Register(0);
     let (accept, drop) = (E::Verdict(Verdict::Accept), E::Verdict(Verdict::Drop));
+    let between = [E::InputInterface(first), E::OutputInterface(Register(4)), E::InSet(PAIRS), accept];
+    transaction.append_rule("forward", &between);
+    transaction.append_rule("forward", &[E::InputInterface(first), E::InSet(INTERNAL), drop]);
+    transaction.append_rule("forward", &[E::OutputInterface(first), E::InSet(INTERNAL), drop]);
     transaction.append_rule("forward", &[E::OutputInterface(first), E::InSet(BRIDGES), E::Verdict(Verdict::Goto("to_container"))]);
     transaction.append_rule("forward", &[E::InputInterface(first), E::InSet(BRIDGES), accept]);
     transaction.append_rule("to_container", &[E::Established, accept]);
@@ -245,20 +286,13 @@ fn filter(transaction: &mut Transaction<'_>, restrict: bool) {
         transaction.append_rule("to_container", &unlisted);
     }
     transaction.append_rule("to_container", &[E::Translated, accept]);
-    transaction.append_rule("to_container", &[E::InputInterface(first), E::OutputInterface(Register(4)), E::InSet(PAIRS), accept]);
     transaction.append_rule("to_container", &[drop]);
 }
 
 /// A subnet as the kernel's interval sets have it: a first key, and an end that is the first key after it.
-fn intervals(bridges: &[BridgeRules]) -> Vec<Element> {
-    let mut elements = Vec::new();
-    for rules in bridges {
-        elements.push(plain(rules.subnet.first().octets()));
-        if let Some(end) = rules.subnet.last().to_bits().checked_add(1) {
-            elements.push(Element { interval_end: true, ..plain(end.to_be_bytes()) });
-        }
-    }
-    elements
+fn interval(subnet: Subnet) -> Vec<Element> {
+    let end = subnet.last().to_bits().checked_add(1).map(|end| Element { interval_end: true, ..plain(end.to_be_bytes()) });
+    [plain(subnet.first().octets())].into_iter().chain(end).collect()
 }
 
 fn plain(key: impl AsRef<[u8]>) -> Element {

@@ -114,7 +114,6 @@ impl Config {
     /// The fields that ask for something that the engine does not serve.
     pub fn not_served(&self) -> Vec<String> {
         let mut refused = Refused::default();
-        refused.when(!self.mac_address.is_empty(), "MacAddress");
         refused.when(self.network_disabled, "NetworkDisabled");
         refused.0
     }
@@ -141,7 +140,9 @@ impl HostConfig {
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
         refused.when(!self.volumes_from.is_empty(), "HostConfig.VolumesFrom");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
-        refused.when(!self.links.is_empty(), "HostConfig.Links");
+        // Links of the default bridge are variables and lines in files; elsewhere they are names.
+        let own_network = !matches!(self.network_mode.as_str(), "" | "default" | "bridge" | "none" | "host") && !self.network_mode.contains(':');
+        refused.when(!self.links.is_empty() && !own_network, "HostConfig.Links");
         refused.when(!self.storage_opt.is_empty(), "HostConfig.StorageOpt");
         refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
         refused.when(!defaults::RUNTIMES.contains(&self.runtime.as_str()), "HostConfig.Runtime");
@@ -211,18 +212,9 @@ impl NetworkingConfig {
 impl EndpointSettings {
     fn refuse(&self, refused: &mut Refused, network: &str) {
         let field = |name: &str| format!("NetworkingConfig.EndpointsConfig[{network}].{name}");
-        // What inspect shows of a running container comes back with its endpoint's id: the address there was generated, not asked for.
-        let observed = !self.endpoint_id.is_empty();
-        let fixed = self
-            .ipam_config
-            .as_ref()
-            .is_some_and(|ipam| !ipam.ipv4_address.is_empty() || !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty());
-        refused.when(fixed, &field("IPAMConfig"));
-        refused.when(!self.links.is_empty(), &field("Links"));
-        refused.when(!self.mac_address.is_empty() && !observed, &field("MacAddress"));
-        refused.when(!self.aliases.is_empty(), &field("Aliases"));
+        let fixed = self.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty());
+        refused.when(fixed, &field("IPAMConfig (IPv6 and link-local addresses)"));
         refused.when(!self.driver_opts.is_empty(), &field("DriverOpts"));
-        refused.when(self.gw_priority != 0, &field("GwPriority"));
     }
 }
 
@@ -284,20 +276,18 @@ mod tests {
                 "VolumesFrom": ["a"], "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "SecurityOpt": ["label=disable", "apparmor=x", "no-new-privileges"],
             },
-            "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv4Address": "10.0.0.2"}, "MacAddress": "02:42:ac:11:00:02"}}},
+            "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv6Address": "fd00::2"}, "DriverOpts": {"a": "b"}}}},
         });
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
         let expected = [
-            "MacAddress",
             "HostConfig.LogConfig.Type (syslog)",
             "HostConfig.VolumesFrom",
             "HostConfig.UsernsMode",
             "HostConfig.Runtime",
             "HostConfig.SecurityOpt (apparmor=x)",
             "HostConfig.Mounts[1].Type (image)",
-            "NetworkingConfig.EndpointsConfig[n].IPAMConfig",
-            "NetworkingConfig.EndpointsConfig[n].MacAddress",
-            "NetworkingConfig.EndpointsConfig[n].Aliases",
+            "NetworkingConfig.EndpointsConfig[n].IPAMConfig (IPv6 and link-local addresses)",
+            "NetworkingConfig.EndpointsConfig[n].DriverOpts",
         ];
         assert_eq!(request.not_served(), expected);
     }
