@@ -1,15 +1,73 @@
-//! Networks: the built-in ones.
+//! Networks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engine::request::{CreateNetwork, NetworkPool};
 use engine::{Engine, NetworkView};
+use hyper::StatusCode;
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
-use types::ErrorKind;
+use types::container::{EndpointSettings, List, Map};
+use types::lenient;
 
+use crate::containers::bad_json;
 use crate::error::Failure;
-use crate::http::{Outcome, Request, ok};
+use crate::http::{self, Outcome, Request, no_content, ok, to_the_end};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct CreateBody {
+    name: String,
+    driver: String,
+    scope: String,
+    internal: bool,
+    attachable: bool,
+    ingress: bool,
+    config_only: bool,
+    config_from: Option<ConfigFrom>,
+    #[serde(rename = "EnableIPv4")]
+    ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    ipam: Option<IpamBody>,
+    options: Map<String>,
+    labels: Map<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct ConfigFrom {
+    network: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct IpamBody {
+    driver: String,
+    options: Map<String>,
+    config: List<PoolBody>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct PoolBody {
+    subnet: String,
+    #[serde(rename = "IPRange")]
+    ip_range: String,
+    gateway: String,
+    auxiliary_addresses: Map<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct ConnectBody {
+    container: String,
+    endpoint_config: Option<EndpointSettings>,
+    force: bool,
+}
 
 pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
     let networks = engine.list_networks(&request.query.filters()?)?;
@@ -33,14 +91,69 @@ pub async fn inspect(engine: Arc<Engine>, name: &str) -> Outcome {
     ok(&shown)
 }
 
-/// Every network that there is is in use by nature.
-pub fn prune(_request: Request) -> Outcome {
-    ok(&json!({ "NetworksDeleted": null }))
+pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
+    let body: CreateBody = lenient::from_slice(&request.bytes().await?).map_err(bad_json)?;
+    let ipam = body.ipam.unwrap_or_default();
+    let refused = [
+        (body.ingress, "Ingress"),
+        (body.config_only, "ConfigOnly"),
+        (body.config_from.is_some_and(|from| !from.network.is_empty()), "ConfigFrom"),
+        (body.ipv6 == Some(true), "EnableIPv6"),
+        (body.ipv4 == Some(false), "a network without IPv4"),
+        (!["", "local"].contains(&body.scope.as_str()), "Scope"),
+        (!["", "default"].contains(&ipam.driver.as_str()), "IPAM.Driver"),
+        (!ipam.options.is_empty(), "IPAM.Options"),
+    ];
+    if let Some((_, field)) = refused.iter().find(|(asked, _)| *asked) {
+        return Err(Failure::not_served(field));
+    }
+    let pool = |pool: PoolBody| NetworkPool {
+        subnet: pool.subnet,
+        ip_range: pool.ip_range,
+        gateway: pool.gateway,
+        auxiliary: pool.auxiliary_addresses.into_map(),
+    };
+    let wanted = CreateNetwork {
+        name: body.name,
+        driver: body.driver,
+        internal: body.internal,
+        attachable: body.attachable,
+        pools: ipam.config.into_vec().into_iter().map(pool).collect(),
+        options: body.options.into_map(),
+        labels: body.labels.into_map(),
+    };
+    let network = to_the_end(async move { engine.create_network(wanted).await }).await?;
+    http::json(StatusCode::CREATED, &json!({ "Id": network.id, "Warning": "" }))
+}
+
+pub async fn connect(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let body: ConnectBody = lenient::from_slice(&request.bytes().await?).map_err(bad_json)?;
+    let name = name.to_owned();
+    let asked = body.endpoint_config.unwrap_or_default();
+    if !asked.driver_opts.is_empty() {
+        return Err(Failure::not_served("EndpointConfig.DriverOpts"));
+    }
+    to_the_end(async move { engine.connect_network(&name, &body.container, asked).await }).await?;
+    Ok(http::empty(StatusCode::OK))
+}
+
+pub async fn disconnect(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let body: ConnectBody = lenient::from_slice(&request.bytes().await?).map_err(bad_json)?;
+    let name = name.to_owned();
+    to_the_end(async move { engine.disconnect_network(&name, &body.container, body.force).await }).await?;
+    Ok(http::empty(StatusCode::OK))
+}
+
+pub async fn prune(engine: Arc<Engine>, request: Request) -> Outcome {
+    let filters = request.query.filters()?;
+    let deleted = to_the_end(async move { engine.prune_networks(filters).await }).await?;
+    ok(&json!({ "NetworksDeleted": Some(deleted).filter(|deleted| !deleted.is_empty()) }))
 }
 
 pub async fn remove(engine: Arc<Engine>, name: &str) -> Outcome {
-    let view = engine.inspect_network(name)?;
-    Err(Failure::new(ErrorKind::Forbidden, format!("{} is a pre-defined network and cannot be removed", view.network.name)))
+    let name = name.to_owned();
+    to_the_end(async move { engine.remove_network(&name).await }).await?;
+    no_content()
 }
 
 fn encode(view: &NetworkView) -> Value {
@@ -48,8 +161,14 @@ fn encode(view: &NetworkView) -> Value {
     let created = Timestamp::try_from(network.created).map(|time| time.to_string()).unwrap_or_default();
     let config = network.subnet.as_ref().map(|subnet| {
         let mut pool = json!({ "Subnet": subnet.to_string() });
+        if let Some(range) = network.ip_range {
+            pool["IPRange"] = json!(range.to_string());
+        }
         if let Some(gateway) = network.gateway {
             pool["Gateway"] = json!(gateway);
+        }
+        if !network.auxiliary.is_empty() {
+            pool["AuxiliaryAddresses"] = json!(network.auxiliary);
         }
         [pool]
     });
@@ -63,7 +182,7 @@ fn encode(view: &NetworkView) -> Value {
         "EnableIPv6": false,
         "IPAM": { "Driver": "default", "Options": null, "Config": config },
         "Internal": network.internal,
-        "Attachable": false,
+        "Attachable": network.attachable,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,

@@ -133,10 +133,11 @@ async fn network(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcom
     match (method.as_str(), path) {
         ("GET", []) => networks::list(engine, request).await,
         ("GET", [name]) => networks::inspect(engine, name).await,
-        ("POST", ["prune"]) => networks::prune(request),
-        ("POST", ["create"]) => Err(Failure::not_served("a network of one's own")),
+        ("POST", ["prune"]) => networks::prune(engine, request).await,
+        ("POST", ["create"]) => networks::create(engine, request).await,
         ("DELETE", [name]) => networks::remove(engine, name).await,
-        ("POST", [_, "connect" | "disconnect"]) => Err(Failure::not_served("connecting a container to another network")),
+        ("POST", [name, "connect"]) => networks::connect(engine, name, request).await,
+        ("POST", [name, "disconnect"]) => networks::disconnect(engine, name, request).await,
         _ => Err(Failure::no_page()),
     }
 }

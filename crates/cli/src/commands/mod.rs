@@ -18,7 +18,12 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod network_connect;
+mod network_create;
+mod network_disconnect;
 mod network_ls;
+mod network_prune;
+mod network_rm;
 mod pause;
 mod port;
 mod ps;
@@ -95,7 +100,12 @@ pub const ALL: &[&Command] = &[
     &volume_ls::COMMAND,
     &volume_prune::COMMAND,
     &volume_rm::COMMAND,
+    &network_connect::COMMAND,
+    &network_create::COMMAND,
+    &network_disconnect::COMMAND,
     &network_ls::COMMAND,
+    &network_prune::COMMAND,
+    &network_rm::COMMAND,
     &df::COMMAND,
 ];
 

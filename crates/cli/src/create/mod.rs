@@ -1,6 +1,7 @@
 //! From the flags of `run` and `create` to the body of the API's create request. Pure but for the files that flags name.
 
 mod mounts;
+mod networks;
 mod ports;
 
 use std::path::Path;
@@ -29,11 +30,15 @@ pub const CONTAINER_FLAGS: &[Flag] = &[
     text("hostname", Some('h'), "Host name inside the container"),
     switch("init", None, "Run a small init as the first process: it hands signals on and reaps orphans"),
     switch("interactive", Some('i'), "Keep the container's STDIN open"),
+    text("ip", None, "Address of the container on its network"),
     text("ipc", None, "IPC namespace: none, private, shareable, host or container:NAME"),
     list("label", Some('l'), "Attach a label (NAME=VALUE)"),
+    list("link", None, "Name for another container on the same network (CONTAINER[:NAME])"),
+    text("mac-address", None, "Hardware address of the container on its network"),
     value("mount", None, Kind::List, "Mount something (type=bind|volume|tmpfs,source=…,target=…,…)"),
     text("name", None, "Name of the container"),
-    text("network", None, "Network: bridge, none, host or container:NAME"),
+    list("network", None, "Network: a name, bridge, none, host, container:NAME or name=…,alias=…,ip=…"),
+    list("network-alias", None, "One more name of the container on its network"),
     text("pid", None, "PID namespace: host or container:NAME"),
     switch("privileged", None, "Give all that the engine itself may do"),
     list("publish", Some('p'), "Publish a port ([[ADDRESS:]HOST_PORT:]CONTAINER_PORT[/PROTOCOL])"),
@@ -145,6 +150,11 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
     if !ports.bindings.is_empty() {
         host.insert("PortBindings".into(), Value::Object(ports.bindings));
     }
+    let networks = networks::parse(m)?;
+    host.insert("NetworkMode".into(), networks.mode.into());
+    if !networks.endpoints.is_empty() {
+        body.insert("NetworkingConfig".into(), json!({ "EndpointsConfig": networks.endpoints }));
+    }
     let auto_remove = m.on("rm");
     body.insert("HostConfig".into(), Value::Object(host));
     Ok(Plan { image, name: m.text("name").map(str::to_owned), body: Value::Object(body), attach: streams, tty, auto_remove })
@@ -236,7 +246,6 @@ fn host_config(m: &Matches) -> Result<Map<String, Value>> {
     if m.on("rm") && host.get("RestartPolicy").is_some_and(|policy| policy["Name"] != "no") {
         bail!("conflicting options: --restart and --rm: a container that is removed cannot be restarted");
     }
-    host.insert("NetworkMode".into(), m.text("network").filter(|mode| !mode.is_empty()).unwrap_or("default").into());
     host.entry("RestartPolicy").or_insert_with(|| json!({"Name": "no", "MaximumRetryCount": 0}));
     for (key, flag) in
         [("AutoRemove", "rm"), ("Privileged", "privileged"), ("PublishAllPorts", "publish-all"), ("ReadonlyRootfs", "read-only")]

@@ -176,7 +176,7 @@ fn finish(mut mount: Map<String, Value>, options: Map<String, Value>) -> Result<
 }
 
 /// Fields between commas; a field in double quotes may hold commas, and quotes written twice.
-fn csv(text: &str) -> Option<Vec<String>> {
+pub(super) fn csv(text: &str) -> Option<Vec<String>> {
     let mut fields = vec![String::new()];
     let mut letters = text.chars().peekable();
     let mut quoted = false;
