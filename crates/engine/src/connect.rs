@@ -106,7 +106,11 @@ impl Engine {
             engine.serve_names(&record, &netns)
         });
         if let Ok(Err(error)) = resumed.await {
-            tracing::error!(container = container.record().name, error = types::error::chain(&error), "names are not served to the container");
+            tracing::error!(
+                container = container.record().name,
+                error = types::error::chain(&error),
+                "names are not served to the container"
+            );
         }
     }
 

@@ -129,7 +129,9 @@ pub(crate) fn request(record: &Record, join: &Join, ifname: String, default_rout
     let mac = Some(join.asked.mac_address.as_str()).filter(|mac| !mac.is_empty());
     Ok(EndpointRequest {
         address: fixed_address(&join.asked)?,
-        mac: mac.map(|mac| mac.parse().map_err(|_| bad("MacAddress", mac, "six bytes such as 02:ca:ac:1e:00:02 are expected"))).transpose()?,
+        mac: mac
+            .map(|mac| mac.parse().map_err(|_| bad("MacAddress", mac, "six bytes such as 02:ca:ac:1e:00:02 are expected")))
+            .transpose()?,
         ifname: Some(ifname),
         default_route,
         names: names(record, join),

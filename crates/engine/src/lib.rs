@@ -4,8 +4,8 @@
 //! the other; lists and inspections read snapshots and wait for nothing.
 #![forbid(unsafe_code)]
 
-pub mod container;
 mod connect;
+pub mod container;
 mod endpoints;
 mod error;
 mod event;

@@ -202,7 +202,8 @@ fn new_network(request: CreateNetwork) -> Result<NewNetwork, Error> {
         text => text.parse().map(Some).map_err(|_| wrong(field, text, "an IPv4 address is expected")),
     };
     let auxiliary = auxiliary.into_iter().map(|(name, text)| {
-        let address = address_of("AuxiliaryAddresses", &text)?.ok_or_else(|| wrong("AuxiliaryAddresses", &name, "the address is missing"))?;
+        let address =
+            address_of("AuxiliaryAddresses", &text)?.ok_or_else(|| wrong("AuxiliaryAddresses", &name, "the address is missing"))?;
         Ok((name, address))
     });
     Ok(NewNetwork {

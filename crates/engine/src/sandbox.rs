@@ -91,8 +91,14 @@ impl Engine {
     /// Makes namespace, interface and published ports, and writes the files that name hosts. Blocks.
     pub(crate) fn prepare_network(&self, record: &Record) -> Result<Prepared, Error> {
         let failed = |operation| move |source| Error::Net { operation, source };
-        let mut prepared =
-            Prepared { net: self.net.clone(), container: record.id.clone(), netns: None, endpoints: Vec::new(), networks: BTreeMap::new(), ports: PortMap::empty() };
+        let mut prepared = Prepared {
+            net: self.net.clone(),
+            container: record.id.clone(),
+            netns: None,
+            endpoints: Vec::new(),
+            networks: BTreeMap::new(),
+            ports: PortMap::empty(),
+        };
         let mode = Mode::parse(&record.host);
         match &mode {
             Mode::Host => self.describe(&mut prepared, "host")?,

@@ -38,11 +38,7 @@ pub fn ensure(socket: &mut Socket, config: &NetConfig, known: Option<Subnet>) ->
     let addresses = link::addresses(socket)?;
     let present = links.iter().find(|link| link.name == config.bridge);
     if let Some(other) = present.filter(|link| link.kind != "bridge") {
-        return Err(Error::Link {
-            operation: "use as a bridge the interface",
-            subject: other.name.clone(),
-            source: Errno::EXIST,
-        });
+        return Err(Error::Link { operation: "use as a bridge the interface", subject: other.name.clone(), source: Errno::EXIST });
     }
     let own = |link: &Link| addresses.iter().find(|address| address.index == link.index).map(|address| address.subnet);
     let current = present.and_then(own);
@@ -199,9 +195,7 @@ fn lock_choice() -> Result<OwnedFd> {
     loop {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(fd),
-            Err(errno) if errno == Errno::WOULDBLOCK && start.elapsed() < CHOICE_MAX => {
-                std::thread::sleep(Duration::from_millis(5))
-            }
+            Err(errno) if errno == Errno::WOULDBLOCK && start.elapsed() < CHOICE_MAX => std::thread::sleep(Duration::from_millis(5)),
             Err(errno) => {
                 // Anybody may hold this lock, so it is a courtesy that must not keep the engine from starting.
                 tracing::debug!(error = %io::Error::from(errno), "choosing a subnet without the lock");

@@ -33,7 +33,16 @@ pub struct EndpointRequest {
 impl EndpointRequest {
     /// A request with defaults for everything optional.
     pub fn new(container: Id, owner: impl Into<String>, network: impl Into<String>) -> Self {
-        Self { container, owner: owner.into(), network: network.into(), address: None, mac: None, ifname: None, default_route: true, names: Vec::new() }
+        Self {
+            container,
+            owner: owner.into(),
+            network: network.into(),
+            address: None,
+            mac: None,
+            ifname: None,
+            default_route: true,
+            names: Vec::new(),
+        }
     }
 }
 

@@ -142,8 +142,7 @@ mod tests {
     fn ranges_and_reserved_addresses_are_kept() {
         let subnet: Subnet = "10.0.0.0/24".parse().unwrap();
         let gateway = Ipv4Addr::new(10, 0, 0, 1);
-        let mut addresses =
-            Addresses::new(subnet, gateway).within("10.0.0.128/30".parse().ok()).without([Ipv4Addr::new(10, 0, 0, 129)]);
+        let mut addresses = Addresses::new(subnet, gateway).within("10.0.0.128/30".parse().ok()).without([Ipv4Addr::new(10, 0, 0, 129)]);
         let given: Vec<_> = (0..3).map(|_| addresses.lease(None, lease("a")).unwrap().octets()[3]).collect();
         assert_eq!(given, [128, 130, 131]);
         assert!(matches!(addresses.lease(None, lease("a")), Err(Refused::Exhausted { .. })));

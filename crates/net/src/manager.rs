@@ -13,8 +13,8 @@ use crate::link::{self, Macvlan, Pair};
 use crate::names::Resolver;
 use crate::netd::handle::Handle;
 use crate::netlink::Socket;
-use crate::nft::foreign;
 use crate::networks::Live;
+use crate::nft::foreign;
 use crate::nft::table::{self, Content, Published};
 use crate::{
     Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
@@ -150,7 +150,8 @@ impl Net {
             let mark = self.inner.config.mark();
             let bridges: Vec<_> = state.networks.values().filter_map(|live| live.bridge).map(|bridge| bridge.index).collect();
             // Bridges too: of a network whose making or removal was interrupted.
-            let lost = links.iter().filter(|link| link.kind == "bridge" && link.alias == mark && !bridges.contains(&link.index));
+            let named = |name: &str| state.networks.values().any(|live| live.network.bridge.as_deref() == Some(name));
+            let lost = links.iter().filter(|link| link.kind == "bridge" && link.alias == mark && !named(&link.name));
             let lost: Vec<_> = lost.map(|link| (link.index, link.name.clone())).collect();
             let on_ours = |master: u32| bridges.contains(&master) || lost.iter().any(|(index, _)| *index == master);
             let ours = links.into_iter().filter(|link| link.master.is_some_and(on_ours) && is_host_ifname(&link.name));
@@ -317,7 +318,11 @@ impl Net {
                 networks.push(endpoint.network.clone());
             }
             endpoint.owner = owner.to_owned();
-            leases.push((endpoint.network.clone(), endpoint.address.address(), Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() }));
+            leases.push((
+                endpoint.network.clone(),
+                endpoint.address.address(),
+                Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() },
+            ));
         }
         for (network, address, lease) in leases {
             // The endpoint has this lease already, so it cannot be refused.

@@ -78,7 +78,10 @@ impl Inner {
         let asked = {
             let state = self.state();
             !state.resolvers.is_empty()
-                && state.endpoints.values().any(|endpoint| endpoint.network == *network && state.resolvers.contains_key(&endpoint.container))
+                && state
+                    .endpoints
+                    .values()
+                    .any(|endpoint| endpoint.network == *network && state.resolvers.contains_key(&endpoint.container))
         };
         if asked { self.tell_zone(network).or_else(lost) } else { Ok(()) }
     }

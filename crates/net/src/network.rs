@@ -188,9 +188,7 @@ impl NewNetwork {
     /// The record of it, once its addresses are known.
     pub(crate) fn into_network(self, id: Id, subnet: Subnet, gateway: Ipv4Addr) -> Network {
         let bridge = match self.driver {
-            Driver::Bridge => {
-                Some(self.options.get(option::BRIDGE_NAME).cloned().unwrap_or_else(|| format!("br-{}", &id.as_str()[..12])))
-            }
+            Driver::Bridge => Some(self.options.get(option::BRIDGE_NAME).cloned().unwrap_or_else(|| format!("br-{}", &id.as_str()[..12]))),
             _ => None,
         };
         Network {

@@ -10,8 +10,8 @@ use crate::ipam::Addresses;
 use crate::link;
 use crate::manager::Inner;
 use crate::network::{NewNetwork, option};
-use crate::nft::table::{self, BridgeRules};
 use crate::nft::foreign;
+use crate::nft::table::{self, BridgeRules};
 use crate::{Driver, Error, ForeignForward, Net, Network, Result, Subnet};
 
 /// A network with what there is of it now.
@@ -84,13 +84,18 @@ impl Net {
         let mut errors = Vec::new();
         for network in networks {
             let mut bridge = None;
-            if let Some((name, subnet, gateway)) = network.bridge.as_deref().zip(network.subnet).zip(network.gateway).map(|((a, b), c)| (a, b, c))
+            if let Some((name, subnet, gateway)) =
+                network.bridge.as_deref().zip(network.subnet).zip(network.gateway).map(|((a, b), c)| (a, b, c))
             {
                 let own = Own { name, address: Some(Subnet::new(gateway, subnet.prefix())), mtu: network.mtu(), taken: &[] };
                 match bridge::ensure_own(&mut self.inner.route(), &self.inner.config, &own) {
                     Ok(made) => bridge = Some(made),
                     Err(error) => {
-                        tracing::error!(network = network.name, error = types::error::chain(&error), "the network could not be brought back");
+                        tracing::error!(
+                            network = network.name,
+                            error = types::error::chain(&error),
+                            "the network could not be brought back"
+                        );
                         errors.push(error);
                     }
                 }

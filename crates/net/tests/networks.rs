@@ -119,7 +119,11 @@ fn requests_are_checked() {
             gateway: "10.99.0.9".parse().ok(),
             ip_range: "10.99.0.64/26".parse().ok(),
             auxiliary: [("router".to_owned(), Ipv4Addr::new(10, 99, 0, 65))].into(),
-            options: [("com.docker.network.bridge.name".to_owned(), "mine0".to_owned()), ("com.docker.network.driver.mtu".to_owned(), "1400".to_owned())].into(),
+            options: [
+                ("com.docker.network.bridge.name".to_owned(), "mine0".to_owned()),
+                ("com.docker.network.driver.mtu".to_owned(), "1400".to_owned()),
+            ]
+            .into(),
             ..new("full", "10.99.0.0/24")
         });
         assert_eq!(made.unwrap().bridge.as_deref(), Some("mine0"));
@@ -138,7 +142,8 @@ fn requests_are_checked() {
         assert!(text(new("n", "198.51.100.0/24")).contains("overlaps"), "a subnet of the host's own");
         assert!(text(NewNetwork { options: [("x".to_owned(), "y".to_owned())].into(), ..new("n", "10.98.0.0/24") }).contains("not served"));
         assert!(text(new("a b", "10.98.0.0/24")).contains("invalid network name"));
-        let parentless = NewNetwork { driver: Driver::Macvlan, options: [("parent".to_owned(), "nope0".to_owned())].into(), ..new("m", "10.98.0.0/24") };
+        let parentless =
+            NewNetwork { driver: Driver::Macvlan, options: [("parent".to_owned(), "nope0".to_owned())].into(), ..new("m", "10.98.0.0/24") };
         assert!(text(parentless).contains("nope0"));
         assert_eq!(net.networks().len(), 4);
         net.close(true).unwrap();
@@ -203,6 +208,7 @@ fn names_resolve_on_networks_and_outlive_engine_and_netd() {
         let [pid] = netd_processes(&host.run_dir)[..] else { panic!("one netd") };
         assert!(run("kill", &["-9", &pid.to_string()]).0);
         eventually("names after netd's death", || netd_processes(&host.run_dir) != [pid] && in_web("db", false) == Ok(vec![db.ip()]));
+        eventually("the other container's names", || inside(&lone.netns, || resolve("lone", false)) == Ok(vec![lone.ip()]));
         // Without an engine names resolve all the same, and the next engine takes over.
         drop(net);
         assert_eq!(in_web("db", false), Ok(vec![db.ip()]));

@@ -40,7 +40,9 @@ pub fn parse(m: &Matches) -> Result<Networks> {
     let endpoint = networks.endpoints.entry(networks.mode.clone()).or_insert_with(|| json!({}));
     plain_flags(m, endpoint);
     // What says nothing is left to the engine.
-    networks.endpoints.retain(|name, endpoint| !shared(name) && (*name != networks.mode || endpoint.as_object().is_some_and(|map| !map.is_empty())));
+    networks
+        .endpoints
+        .retain(|name, endpoint| !shared(name) && (*name != networks.mode || endpoint.as_object().is_some_and(|map| !map.is_empty())));
     Ok(networks)
 }
 

@@ -237,7 +237,10 @@ fn streams_follow_the_flags() {
 fn networks_have_a_short_and_a_long_form() {
     let plain = body(&["--network", "front", "--network-alias", "www", "--ip", "10.0.0.5", "i"]).expect("parses");
     assert_eq!(plain["HostConfig"]["NetworkMode"], "front");
-    assert_eq!(plain["NetworkingConfig"]["EndpointsConfig"], json!({"front": {"IPAMConfig": {"IPv4Address": "10.0.0.5"}, "Aliases": ["www"]}}));
+    assert_eq!(
+        plain["NetworkingConfig"]["EndpointsConfig"],
+        json!({"front": {"IPAMConfig": {"IPv4Address": "10.0.0.5"}, "Aliases": ["www"]}})
+    );
     let long = body(&["--network", "name=front,alias=a,alias=b,gw-priority=-1", "--network", "back", "i"]).expect("parses");
     assert_eq!(long["HostConfig"]["NetworkMode"], "front");
     assert_eq!(long["NetworkingConfig"]["EndpointsConfig"], json!({"front": {"Aliases": ["a", "b"], "GwPriority": -1}, "back": {}}));

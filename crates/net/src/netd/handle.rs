@@ -10,14 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::spawn::Spawn;
-use rustix::fs::MemfdFlags;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::zone::ZoneFile;
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
+use super::zone::ZoneFile;
 use crate::{Error, Resolving, Result};
 
 /// How long an answer may take before netd counts as lost. It answers in microseconds.

@@ -229,8 +229,9 @@ fn serve_connection(known: &Mutex<Known>, key: &str, mut stream: TcpStream) -> i
         let answer = match step {
             Step::Silence => return Ok(()),
             Step::Answer(answer) => answer,
-            Step::HandOn(servers) => ask_connected(&query, &servers)
-                .unwrap_or_else(|| dns::complaint(&query, dns::parse(&query).ok().as_ref(), Code::Failed)),
+            Step::HandOn(servers) => {
+                ask_connected(&query, &servers).unwrap_or_else(|| dns::complaint(&query, dns::parse(&query).ok().as_ref(), Code::Failed))
+            }
         };
         write_message(&mut stream, &answer)?;
     }

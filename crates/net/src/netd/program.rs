@@ -460,7 +460,15 @@ mod tests {
 
     #[test]
     fn tokens_pack_and_unpack() {
-        for token in [Token::Listener, Token::Engine(1), Token::Port(2), Token::Flow((1 << 56) - 1), Token::Session(9), Token::Names(7), Token::Server(8)] {
+        for token in [
+            Token::Listener,
+            Token::Engine(1),
+            Token::Port(2),
+            Token::Flow((1 << 56) - 1),
+            Token::Session(9),
+            Token::Names(7),
+            Token::Server(8),
+        ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

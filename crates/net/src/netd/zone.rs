@@ -168,7 +168,8 @@ mod tests {
             subnet: "10.1.0.0/24".parse().ok(),
             entries: vec![entry([10, 1, 0, 2], &["Web", "www", "example.com"]), entry([10, 1, 0, 3], &["web2", "www"])],
         };
-        let back = ZoneFile { network: "back".to_owned(), subnet: "10.2.0.0/24".parse().ok(), entries: vec![entry([10, 2, 0, 2], &["db"])] };
+        let back =
+            ZoneFile { network: "back".to_owned(), subnet: "10.2.0.0/24".parse().ok(), entries: vec![entry([10, 2, 0, 2], &["db"])] };
         zones.set_zone("1".to_owned(), front);
         zones.set_zone("2".to_owned(), back);
         let links = HashMap::from([("cache".to_owned(), "web2".to_owned())]);
