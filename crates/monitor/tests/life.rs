@@ -7,7 +7,7 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use monitor::{ErrorCode, Event, Handle, LogFile, Reply, Request, exit_record};
-use rig::{Rig, alive, possible, until};
+use rig::{Rig, alive, exec_request, possible, until};
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -139,6 +139,30 @@ fn pause_holds_and_a_kill_reaches_the_frozen() {
 }
 
 #[test]
+fn a_container_that_stops_its_execs_holds_nobody_up() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new("stopper");
+    // It stops whatever appears besides its first process: an exec before its program runs.
+    let mut container = rig.launch(&rig.request("while :; do kill -STOP -1; done"));
+    for number in 1..=3 {
+        let request = Request::Exec(Box::new(exec_request(&format!("e{number}"), &["true"], None)));
+        container.handle.send(900 + number, request, &[]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    assert!(matches!(container.ask(Request::Ping), Reply::Done));
+    assert!(matches!(container.ask(Request::Pause), Reply::Done));
+    assert!(matches!(container.ask(Request::Unpause), Reply::Done));
+    assert!(matches!(container.ask(Request::Signal { signal: SIGKILL, exec: None }), Reply::Done));
+    assert_eq!(container.exit().code, 137);
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert!(rig.groups().is_empty());
+    container.acknowledge();
+}
+
+#[test]
 fn a_memory_hog_is_reported() {
     if !possible() {
         return;
@@ -182,7 +206,7 @@ fn a_restarted_engine_finds_everything_again() {
     }
     let rig = Rig::new("again");
     let mut container = rig.launch(&rig.request("i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; sleep 300"));
-    let reply = container.ask(Request::Exec(Box::new(rig::exec_request("e1", &["sleep", "300"], None))));
+    let reply = container.ask(Request::Exec(Box::new(exec_request("e1", &["sleep", "300"], None))));
     assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
     let (pid, started) = (container.started.pid, container.started.clone());
     drop(container);

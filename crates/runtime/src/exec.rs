@@ -1,14 +1,14 @@
 //! A further process in a running container.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use kernel::fork::namespace;
 use kernel::seccomp::Instruction;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid};
+use rustix::process::{DumpableBehavior, Pid, Signal};
 
 use crate::child::{self, Terminal, open_terminal, process};
 use crate::control::{Channel, Message};
@@ -52,6 +52,51 @@ pub struct Joining {
 /// # Errors
 /// What kept the program from being executed; the process is gone and reaped then.
 pub fn exec(target: &ExecTarget<'_>, process: &oci::Process, stdio: Stdio<'_>, joining: &Joining) -> Result<Running> {
+    let mut entering = begin(target, process, stdio, joining)?;
+    loop {
+        match entering.proceed() {
+            Progress::Entering(still) => entering = still,
+            Progress::Running(running) => return Ok(running),
+            Progress::Failed { error, pidfd, .. } => {
+                discard(pidfd.as_fd(), None);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// A process on its way into a container, where it is seen by the container's own processes: they can stop it for as long as they like, so that
+/// a caller with anything else to do must not wait for it. When its descriptor is readable there is something to [`Entering::proceed`] with.
+#[derive(Debug)]
+pub struct Entering {
+    child: kernel::fork::Child,
+    channel: Channel,
+    tty_master: Option<OwnedFd>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub enum Progress {
+    /// Still under way.
+    Entering(Entering),
+    /// Its program runs, or it was killed on the way. The caller reaps it.
+    Running(Running),
+    /// It ends, for this reason. The caller reaps it.
+    Failed {
+        /// What kept the program from being executed.
+        error: Error,
+        /// Its number in the caller's pid namespace.
+        pid: Pid,
+        /// Its descriptor.
+        pidfd: OwnedFd,
+    },
+}
+
+/// The beginning of [`exec()`]: the process is made, and nothing is waited for.
+///
+/// # Errors
+/// What kept the process from being made.
+pub fn begin(target: &ExecTarget<'_>, process: &oci::Process, stdio: Stdio<'_>, joining: &Joining) -> Result<Entering> {
     let plan = plan::process(process, &target.spec.linux)?;
     let profile = target.spec.linux.seccomp.as_ref().filter(|_| !joining.unconfined);
     let program = source::filter(profile, target.seccomp_program)?;
@@ -64,21 +109,38 @@ pub fn exec(target: &ExecTarget<'_>, process: &oci::Process, stdio: Stdio<'_>, j
         kernel::fork::fork(0, into.as_ref().map(AsFd::as_fd), body).map_err(Error::step("make a process in the container"))
     })
     .map_err(gone)?;
-    drop(theirs);
-    let mut tty_master = None;
-    loop {
-        let error = match ours.receive() {
+    Ok(Entering { child, channel: ours, tty_master: None })
+}
+
+impl Entering {
+    /// Takes the next word of the process, and waits for it if there is none.
+    pub fn proceed(mut self) -> Progress {
+        let error = match self.channel.receive() {
             Ok(Message::Ready(master)) => {
-                tty_master = master;
-                continue;
+                self.tty_master = master;
+                return Progress::Entering(self);
             }
-            Ok(Message::End) => return Ok(Running { pid: child.pid, pidfd: child.pidfd, tty_master, group: None }),
+            Ok(Message::End) => {
+                let Self { child, tty_master, .. } = self;
+                return Progress::Running(Running { pid: child.pid, pidfd: child.pidfd, tty_master, group: None });
+            }
             Ok(Message::Failed(error)) => error,
             Ok(_) => Error::ChildLost { stage: "execute its program".into() },
             Err(errno) => Error::step("listen to the process in the container")(errno),
         };
-        discard(child.pidfd.as_fd(), None);
-        return Err(gone(error));
+        Progress::Failed { error: gone(error), pid: self.child.pid, pidfd: self.child.pidfd }
+    }
+
+    /// Gives it up: it is killed, and soon proceeds to its end.
+    pub fn kill(&self) {
+        // It may have ended by itself already.
+        let _ = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+    }
+}
+
+impl AsFd for Entering {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }
 

@@ -19,6 +19,9 @@ impl Monitor {
         let Some(status) = process.reap(&self.poll) else { return };
         process.discard_input(&self.poll);
         process.drain_until = Some(Instant::now() + Duration::from_millis(DRAIN_MS_MAX));
+        if number == 0 {
+            self.kill_pending();
+        }
         if let Some(container) = self.container.as_mut().filter(|_| number == 0) {
             container.ended = Some((status, now_ns()));
             container.kill_at = None;

@@ -1,4 +1,4 @@
-//! Starting the container, and further processes in it.
+//! Starting the container.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use cgroup::OomWatch;
 use monitor::protocol::FdRole;
-use monitor::{ErrorCode, ExecRequest, Failure, LaunchRequest, Reply, Root, Started, exit_record};
-use runtime::{Created, ExecTarget, Joining, Launch, Running, Stdio, oci};
+use monitor::{ErrorCode, Failure, LaunchRequest, Reply, Root, Started, exit_record};
+use runtime::{Created, Launch, Running, Stdio, oci};
 use rustix::pipe::PipeFlags;
 use types::Classify;
 
@@ -29,10 +29,10 @@ struct Given {
 }
 
 /// The process's ends of its standard streams.
-struct Ends {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+pub(super) struct Ends {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
 }
 
 impl Monitor {
@@ -103,68 +103,6 @@ impl Monitor {
         self.processes.push(process);
         Ok(())
     }
-
-    /// Starts another process in the container.
-    pub(super) fn exec(&mut self, request: ExecRequest, client: Option<OwnedFd>) -> Reply {
-        let running = match self.try_exec(&request) {
-            Ok(running) => running,
-            Err(reply) => return *reply,
-        };
-        let (running, streams) = running;
-        let pid = running.pid.as_raw_nonzero().get();
-        let number = self.next_number();
-        match Process::new(&self.poll, number, Some(request.id), pid, running.pidfd, streams) {
-            Ok(mut process) => {
-                process.stdin_once = true;
-                self.processes.push(process);
-            }
-            Err(error) => return Reply::ExecFailed(failure("watch the process", &error)),
-        }
-        if let (Some(attach), Some(client)) = (&request.attach, client) {
-            self.seat_client(number, client, attach);
-        }
-        Reply::ExecStarted { pid }
-    }
-
-    fn try_exec(&self, request: &ExecRequest) -> Result<(Running, Streams), Box<Reply>> {
-        let refuse = |code, text: &str| Box::new(Reply::Failed { code, text: text.to_owned() });
-        let fail = |failure| Box::new(Reply::ExecFailed(failure));
-        let (Some(container), Some(first)) = (&self.container, self.process(0).filter(|process| process.status.is_none())) else {
-            return Err(refuse(ErrorCode::NotRunning, "the container is not running"));
-        };
-        if container.paused {
-            return Err(refuse(ErrorCode::Conflict, "the container is paused"));
-        }
-        if self.processes.iter().any(|process| process.exec.as_ref() == Some(&request.id)) {
-            return Err(refuse(ErrorCode::Conflict, "an exec of this id is running"));
-        }
-        let Some((pid, pidfd)) = first.identity() else {
-            return Err(refuse(ErrorCode::NotRunning, "the container is not running"));
-        };
-        let program = container.seccomp_program().map_err(|error| fail(failure("read seccomp program", &error)))?;
-        let target = ExecTarget { pid, pidfd, group: Some(&container.group), spec: &container.spec, seccomp_program: program.as_deref() };
-        let joining = Joining {
-            user: Some(request.user.clone()).filter(|user| !user.is_empty()),
-            additional_groups: request.additional_groups.clone(),
-            unconfined: request.unconfined,
-            ..Joining::default()
-        };
-        let size = terminal_size(Some(&request.process));
-        let open_stdin = request.attach.as_ref().is_some_and(|attach| attach.stdin);
-        let (ends, mut streams) = match (size, &request.attach) {
-            (Some(_), _) => (None, Streams::default()),
-            (None, Some(_)) => {
-                pipes(open_stdin).map(|(ends, streams)| (Some(ends), streams)).map_err(|error| fail(failure("make pipes", &error)))?
-            }
-            (None, None) => (Some(nowhere().map_err(|error| fail(failure("open /dev/null", &error)))?), Streams::default()),
-        };
-        let mut running = runtime::exec(&target, &request.process, stdio(ends.as_ref(), size), &joining)
-            .map_err(|error| fail(runtime_failure(&error)))?;
-        if let Some(master) = running.tty_master.take() {
-            streams = terminal_streams(master, open_stdin).map_err(|error| fail(failure("use the terminal", &error)))?;
-        }
-        Ok((running, streams))
-    }
 }
 
 /// Makes the container up to the point where its program would be executed.
@@ -204,19 +142,19 @@ impl Given {
 }
 
 /// Rows and columns, where the process wants a terminal: the kernel's 0 × 0 if it does not say a size.
-fn terminal_size(process: Option<&oci::Process>) -> Option<Option<(u16, u16)>> {
+pub(super) fn terminal_size(process: Option<&oci::Process>) -> Option<Option<(u16, u16)>> {
     let process = process.filter(|process| process.terminal)?;
     Some(process.console_size.as_ref().map(|size| (size.height, size.width)))
 }
 
-fn stdio(ends: Option<&Ends>, size: Option<Option<(u16, u16)>>) -> Stdio<'_> {
+pub(super) fn stdio(ends: Option<&Ends>, size: Option<Option<(u16, u16)>>) -> Stdio<'_> {
     match ends {
         Some(ends) => Stdio::Fds { stdin: ends.stdin.as_fd(), stdout: ends.stdout.as_fd(), stderr: ends.stderr.as_fd() },
         None => Stdio::Tty { size: size.flatten() },
     }
 }
 
-fn pipes(open_stdin: bool) -> io::Result<(Ends, Streams)> {
+pub(super) fn pipes(open_stdin: bool) -> io::Result<(Ends, Streams)> {
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
     let (stdin, feed) = if open_stdin {
         let (read, write) = pipe()?;
@@ -229,13 +167,7 @@ fn pipes(open_stdin: bool) -> io::Result<(Ends, Streams)> {
     Ok((Ends { stdin, stdout, stderr }, Streams { stdin: feed, stdout: Some(from_stdout), stderr: Some(from_stderr), terminal: None }))
 }
 
-/// For a process that nobody listens to.
-fn nowhere() -> io::Result<Ends> {
-    let null = null()?;
-    Ok(Ends { stdin: null.try_clone()?, stdout: null.try_clone()?, stderr: null })
-}
-
-fn terminal_streams(master: OwnedFd, open_stdin: bool) -> io::Result<Streams> {
+pub(super) fn terminal_streams(master: OwnedFd, open_stdin: bool) -> io::Result<Streams> {
     let stdin = if open_stdin { Some(master.try_clone()?) } else { None };
     Ok(Streams { stdin, stdout: Some(master.try_clone()?), stderr: None, terminal: Some(master) })
 }
@@ -267,7 +199,7 @@ fn reduced(mut spec: oci::Spec, precompiled: bool) -> oci::Spec {
     spec
 }
 
-fn failure(step: &str, error: &dyn std::error::Error) -> Failure {
+pub(super) fn failure(step: &str, error: &dyn std::error::Error) -> Failure {
     Failure {
         step: step.to_owned(),
         text: format!("{step}: {}", types::error::chain(error)),
@@ -288,7 +220,7 @@ fn classified(step: &str, error: &dyn Classify) -> Failure {
     }
 }
 
-fn runtime_failure(error: &runtime::Error) -> Failure {
+pub(super) fn runtime_failure(error: &runtime::Error) -> Failure {
     let step = match error {
         runtime::Error::Step { step, .. } => step,
         runtime::Error::Exec { .. } => "exec",

@@ -7,6 +7,7 @@ mod client;
 mod container;
 mod end;
 mod engines;
+mod exec;
 mod launch;
 mod log;
 mod poll;
@@ -23,6 +24,7 @@ use monitor::{CONTROL_FD, Event, LISTEN_FD};
 use client::Client;
 use container::Container;
 use engines::Engines;
+use exec::Pending;
 use log::{LogWriter, Stream};
 use poll::{Poll, Ready, Token};
 use process::Process;
@@ -58,6 +60,8 @@ struct Monitor {
     container: Option<Container>,
     /// The container's first process, number zero, and its execs.
     processes: Vec<Process>,
+    /// Execs on their way into the container.
+    pending: Vec<Pending>,
     seats: Vec<Seat>,
     log: Option<LogWriter>,
     log_failed: bool,
@@ -80,6 +84,7 @@ impl Monitor {
             engines,
             container: None,
             processes: Vec::new(),
+            pending: Vec::new(),
             seats: Vec::new(),
             log: None,
             log_failed: false,
@@ -121,6 +126,7 @@ impl Monitor {
             Token::Stderr(number) => self.pump(number, Stream::Stderr),
             Token::Stdin(number) => self.input_ready(number, ready),
             Token::Oom => self.out_of_memory(),
+            Token::Entering(number) => self.exec_proceeds(number),
         }
     }
 
@@ -130,7 +136,8 @@ impl Monitor {
         let processes = self.processes.iter().filter_map(|process| process.drain_until);
         let of_container = |container: &Container| [container.kill_at, container.oom_check_at, container.hold_until(&self.engines)];
         let container = self.container.iter().flat_map(of_container).flatten();
-        seats.chain(processes).chain(container).chain(self.tidy_at).min()
+        let pending = self.pending.iter().filter_map(Pending::deadline);
+        seats.chain(processes).chain(pending).chain(container).chain(self.tidy_at).min()
     }
 
     /// Does what is due.
@@ -151,6 +158,7 @@ impl Monitor {
                 &Event::Warning { text: "an attached client took no output for too long and was dropped".to_owned() },
             );
         }
+        self.give_up_execs(now);
         if due(self.tidy_at) {
             self.tidy_at = None;
             self.buffer = Vec::new();

@@ -30,6 +30,8 @@ pub enum Token {
     Stdin(u32),
     /// Out of memory in the container.
     Oom,
+    /// An exec on its way into the container.
+    Entering(u32),
 }
 
 /// What to wait for on a descriptor. Errors and hang-ups are always reported.
@@ -136,6 +138,7 @@ fn encode(token: Token) -> u64 {
         Token::Stderr(number) => (5, number),
         Token::Stdin(number) => (6, number),
         Token::Oom => (7, 0),
+        Token::Entering(number) => (8, number),
     };
     (kind << 32) | u64::from(number)
 }
@@ -151,6 +154,7 @@ fn decode(data: u64) -> Option<Token> {
         5 => Token::Stderr(number),
         6 => Token::Stdin(number),
         7 => Token::Oom,
+        8 => Token::Entering(number),
         _ => return None,
     })
 }
@@ -170,6 +174,7 @@ mod tests {
             Token::Stderr(7),
             Token::Stdin(7),
             Token::Oom,
+            Token::Entering(9),
         ];
         for token in all {
             assert_eq!(decode(encode(token)), Some(token));

@@ -40,7 +40,13 @@ impl Monitor {
 
     fn answer(&mut self, engine: u32, text: &[u8], fds: Vec<OwnedFd>) {
         let (id, reply) = match serde_json::from_slice::<RequestMessage>(text) {
-            Ok(message) => (message.id, self.perform(message, fds)),
+            Ok(message) => {
+                let id = message.id;
+                match self.perform(engine, message, fds) {
+                    Some(reply) => (id, reply),
+                    None => return,
+                }
+            }
             Err(error) => {
                 let Ok(header) = serde_json::from_slice::<Header>(text) else { return };
                 (header.id, failed(ErrorCode::Unsupported, format!("this monitor does not understand the request: {error}")))
@@ -52,11 +58,12 @@ impl Monitor {
         }
     }
 
-    fn perform(&mut self, message: RequestMessage, mut fds: Vec<OwnedFd>) -> Reply {
-        match message.request {
+    /// None when the answer comes later.
+    fn perform(&mut self, engine: u32, message: RequestMessage, mut fds: Vec<OwnedFd>) -> Option<Reply> {
+        Some(match message.request {
             Request::Launch(request) => self.launch(*request, &message.fds, fds),
             Request::Attach(attach) => self.attach(&attach, fds.pop()),
-            Request::Exec(request) => self.request_exec(*request, fds.pop()),
+            Request::Exec(request) => return self.request_exec((engine, message.id), *request, fds.pop()),
             Request::Resize { exec, rows, columns } => self.resize(exec.as_deref(), rows, columns),
             Request::Signal { signal, exec } => self.signal(signal, exec.as_deref()),
             Request::Stop { signal, timeout_ms } => self.stop(signal, timeout_ms),
@@ -66,7 +73,7 @@ impl Monitor {
             Request::State => self.state(),
             Request::Ack => self.acknowledge(),
             Request::Ping => Reply::Done,
-        }
+        })
     }
 
     fn attach(&mut self, attach: &Attach, socket: Option<OwnedFd>) -> Reply {
@@ -77,11 +84,11 @@ impl Monitor {
         if self.seat_client(0, socket, attach) { Reply::Done } else { failed(ErrorCode::Failed, "too many clients are attached") }
     }
 
-    fn request_exec(&mut self, request: ExecRequest, client: Option<OwnedFd>) -> Reply {
+    fn request_exec(&mut self, asked: (u32, u64), request: ExecRequest, client: Option<OwnedFd>) -> Option<Reply> {
         if request.attach.is_some() != client.is_some() {
-            return failed(ErrorCode::Invalid, "an exec's attachment and its client's socket belong together");
+            return Some(failed(ErrorCode::Invalid, "an exec's attachment and its client's socket belong together"));
         }
-        self.exec(request, client)
+        self.exec(asked, request, client)
     }
 
     fn resize(&mut self, exec: Option<&str>, rows: u16, columns: u16) -> Reply {
@@ -196,7 +203,8 @@ impl Monitor {
     }
 
     fn find(&self, exec: Option<&str>) -> Result<&Process, Box<Reply>> {
-        let found = self.processes.iter().find(|process| process.exec.as_deref() == exec && process.status.is_none());
+        let wanted = |process: &&Process| if exec.is_none() { process.number == 0 } else { process.exec.as_deref() == exec };
+        let found = self.processes.iter().filter(wanted).find(|process| process.status.is_none());
         found.ok_or_else(|| {
             Box::new(match exec {
                 None => not_running(),
