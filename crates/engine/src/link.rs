@@ -121,6 +121,14 @@ impl Link {
         }
     }
 
+    /// Ends a monitor that this engine started and that does not answer; its container goes with it.
+    pub(crate) fn kill_monitor(&self) {
+        if let Some(pidfd) = self.handle.get_ref().pidfd() {
+            // It may have ended by itself.
+            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
     fn lost(&self) -> Error {
         Error::Monitor { name: self.name.clone(), what: "is gone".to_owned() }
     }

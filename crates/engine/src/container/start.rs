@@ -184,7 +184,16 @@ impl Engine {
     async fn take_over(self: &Arc<Self>, container: &Arc<Container>, record: &Record, launched: Launched) -> Result<(), Error> {
         let Launched { handle, network } = launched;
         let (link, answer, notices) = Link::open(record.name.clone(), handle)?;
-        let started = match answer.get().await? {
+        let answered = match answer.get().await {
+            Ok(reply) => reply,
+            Err(error) => {
+                // Whatever it has begun must not run on unknown to everybody.
+                link.kill_monitor();
+                self.bury(container).await;
+                return Err(error);
+            }
+        };
+        let started = match answered {
             Reply::Started(started) => started,
             Reply::LaunchFailed(failure) => return Err(Error::Start { text: failure.text, exit_code: failure.exit_code }),
             Reply::Failed { text, .. } => return Err(Error::Monitor { name: record.name.clone(), what: text }),
