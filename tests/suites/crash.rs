@@ -56,6 +56,38 @@ fn running_containers_survive() -> Result<()> {
     Ok(())
 }
 
+/// A removal that a crash interrupts is finished as it was asked for: without `-v`, anonymous volumes stay.
+#[test]
+fn an_interrupted_removal_takes_no_volumes_that_were_to_stay() -> Result<()> {
+    const CONTAINERS: usize = 12;
+    if skip_unless_root() {
+        return Ok(());
+    }
+    let mut engine = Engine::with_busybox("removal")?;
+    for round in 1..=3 {
+        let names: Vec<String> = (0..CONTAINERS).map(|number| format!("c{round}-{number}")).collect();
+        for name in &names {
+            engine.ok(&["create", "--name", name, "-v", "/data", BUSYBOX, "true"])?;
+        }
+        let removals: Result<Vec<_>> =
+            names.iter().map(|name| engine.cais().args(["rm", name.as_str()]).spawn(Stdio::null(), Stdio::null())).collect();
+        sleep(Duration::from_millis(10 * round));
+        engine.kill()?;
+        for mut removal in removals? {
+            removal.wait()?;
+        }
+        engine.restart()?;
+        let left = engine.ok(&["volume", "ls", "-q"])?.stdout.lines().count();
+        ensure!(left == CONTAINERS * round as usize, "{left} volumes are left of {}", CONTAINERS * round as usize);
+        for name in &names {
+            // Some are gone already.
+            engine.run(&["rm", name])?;
+        }
+    }
+    engine.ok(&["volume", "prune", "-f"])?;
+    Ok(())
+}
+
 /// What ends while no engine runs is reported with its exit code; what had `--rm` is gone.
 #[test]
 fn exits_in_between_are_kept() -> Result<()> {

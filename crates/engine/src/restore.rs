@@ -108,7 +108,10 @@ impl Engine {
         }
         self.remove_unrecorded(&containers).await?;
         // Endpoints first: an address must be taken before anything new can ask for one.
-        let endpoints: Vec<_> = containers.iter().flat_map(|container| container.record().endpoints.clone()).collect();
+        // Those that run come before those whose end was not written down: what an ended one has given back may be another's by now.
+        let mut holders: Vec<_> = containers.iter().map(|container| container.record()).collect();
+        holders.sort_by_cached_key(|record| self.seems_ended(&record.id));
+        let endpoints: Vec<_> = holders.iter().flat_map(|record| record.endpoints.clone()).collect();
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {
             engine.restore_networks()?;
@@ -130,6 +133,12 @@ impl Engine {
             tokio::spawn(self.clone().resume_policy(container));
         }
         Ok(())
+    }
+
+    /// Whether the run directory tells of an end, or of no run at all.
+    fn seems_ended(&self, id: &Id) -> bool {
+        let recorded = matches!(monitor::exit_record::read(&self.layout.exit_record(id)), Ok(Some(_)));
+        recorded || !self.layout.monitor_socket(id).exists()
     }
 
     /// Brings one container up to date. True when its policy wants it started.
@@ -156,6 +165,7 @@ impl Engine {
             }
         };
         if !due && record.host.auto_remove && record.state.status != Status::Created {
+            self.change(container, |record| record.removes_volumes = true);
             self.finish_removal(container).await;
         }
         due
@@ -239,7 +249,7 @@ impl Engine {
     async fn finish_removal(self: &Arc<Self>, container: &Arc<Container>) {
         let name = container.record().name.clone();
         self.bury(container).await;
-        if let Err(error) = self.remove_files(container, true).await {
+        if let Err(error) = self.remove_files(container).await {
             tracing::error!(container = name, error = types::error::chain(&error), "the interrupted removal could not be finished");
         }
     }

@@ -90,6 +90,7 @@ impl Engine {
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
+            removes_volumes: false,
         };
         let warnings = self.limit_warnings(&record);
         Ok((record, warnings))

@@ -73,6 +73,9 @@ pub struct Record {
     pub restart_count: u32,
     /// It was stopped by hand: `unless-stopped` and `on-failure` leave it alone.
     pub stopped_by_hand: bool,
+    /// Its removal, once it is under way, takes its anonymous volumes along.
+    #[serde(default)]
+    pub removes_volumes: bool,
 }
 
 impl Record {
@@ -233,6 +236,7 @@ pub(crate) mod testing {
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
+            removes_volumes: false,
         }
     }
 }
