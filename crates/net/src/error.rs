@@ -277,7 +277,7 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoFreeSubnet => "give the engine a range of your own: --bip 172.30.0.1/16, or --default-address-pool base=…,size=…",
-            Self::SubnetTaken { .. } => "choose another one with --bip",
+            Self::SubnetTaken { .. } => "choose another one, for the default bridge with --bip",
             Self::AddressesExhausted { .. } => "remove containers, or give the engine a larger range with --bip",
             Self::PortAllocated { .. } | Self::PortInUse { .. } => "publish another host port, or 0 for any free one",
             Self::Bind { source: Errno::ADDRNOTAVAIL, .. } => "the host address must be one of this machine's: see ip address",

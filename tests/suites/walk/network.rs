@@ -59,15 +59,18 @@ both! {
     /// On a network of one's own names and aliases resolve, fixed addresses hold, and nobody else gets in; it comes and goes with running containers.
     fn own_networks(walk) {
         let (front, back) = (walk.name(), walk.name());
-        walk.out(&["network", "create", "--subnet", "172.28.93.0/24", &front])?;
+        // Engines that run at the same time share the host, and so its subnets.
+        let subnet = format!("172.27.{}", std::process::id() % 250);
+        let fixed = format!("{subnet}.50");
+        walk.out(&["network", "create", "--subnet", &format!("{subnet}.0/24"), &front])?;
         walk.out(&["network", "create", "--internal", &back])?;
-        let server = walk.detached(&["--network", &front, "--ip", "172.28.93.50", "--network-alias", "shop"], &WEB)?;
+        let server = walk.detached(&["--network", &front, "--ip", &fixed, "--network-alias", "shop"], &WEB)?;
         for name in [server.as_str(), "shop"] {
             let address = format!("http://{name}/");
             let ask = || walk.once(&["--network", &front], &["wget", "-qO-", &address]).ok().filter(|text| text == "page");
             eventually("the page of a name", 10, ask)?;
         }
-        ensure!(walk.try_once(&[], &["wget", "-T", "2", "-qO-", "http://172.28.93.50/"])?.code != 0, "another network reaches it");
+        ensure!(walk.try_once(&[], &["wget", "-T", "2", "-qO-", &format!("http://{fixed}/")])?.code != 0, "another network reaches it");
         let late = walk.sleeper(&["--network", &back])?;
         ensure!(!walk.inside(&late, "ip route")?.contains("default"), "an internal network has a way out");
         walk.out(&["network", "connect", "--alias", "newcomer", &front, &late])?;
@@ -75,7 +78,7 @@ both! {
         walk.inside(&server, "ping -c 1 -W 3 newcomer")?;
         has(&walk.run(&["network", "rm", &front])?.stderr, "has active endpoints")?;
         walk.out(&["network", "disconnect", &front, &late])?;
-        ensure!(!walk.inside(&late, "ip -o addr")?.contains("172.28.93."));
+        ensure!(!walk.inside(&late, "ip -o addr")?.contains(&subnet));
         walk.remove(&[&server, &late])?;
         walk.out(&["network", "rm", &front, &back])?;
     }
