@@ -94,6 +94,8 @@ pub enum Error {
     NoSuchExec { id: String },
     #[error("exec command {id} has already run")]
     ExecAlreadyRun { id: Id },
+    #[error("{limit} execs run or were never started")]
+    TooManyExecs { limit: usize },
     #[error("exec command {id} is not running")]
     ExecNotRunning { id: Id },
 
@@ -189,6 +191,7 @@ impl Classify for Error {
             | Self::RemoveRunning { .. }
             | Self::JoinTarget { .. }
             | Self::Attach { .. }
+            | Self::TooManyExecs { .. }
             | Self::ExecAlreadyRun { .. }
             | Self::ExecNotRunning { .. }
             | Self::VolumeInUse { .. } => Conflict,

@@ -15,8 +15,8 @@ use crate::container::{Container, Record, attach, lock};
 use crate::request::{ClientStream, ExecConfig, ExecView};
 use crate::{Engine, Error, spec};
 
-/// Ended execs of running containers that are remembered for their exit codes.
-const ENDED_LEN_MAX: usize = 4096;
+/// Execs that are remembered: those that run, those that wait for their start, and, as long as there is room, ended ones for their exit codes.
+const EXECS_LEN_MAX: usize = 4096;
 /// The exit code of an exec whose container ended with it.
 const EXIT_CODE_KILLED: i64 = 137;
 
@@ -96,12 +96,16 @@ impl Execs {
         lock(&self.by_id).insert(id.to_owned(), Exec { view, started: true });
     }
 
-    fn add(&self, view: ExecView) {
+    fn add(&self, view: ExecView) -> Result<(), Error> {
         let mut all = lock(&self.by_id);
-        if all.len() >= ENDED_LEN_MAX {
+        if all.len() >= EXECS_LEN_MAX {
             all.retain(|_, exec| exec.view.running || !exec.started);
         }
+        if all.len() >= EXECS_LEN_MAX {
+            return Err(Error::TooManyExecs { limit: EXECS_LEN_MAX });
+        }
         all.insert(view.id.to_string(), Exec { view, started: false });
+        Ok(())
     }
 
     /// An exec by its identifier or an unambiguous prefix of it.
@@ -137,7 +141,7 @@ impl Engine {
         attach::detach_keys(config.detach_keys.as_deref())?;
         let id = Id::random();
         let command = config.cmd.join(" ");
-        self.execs.add(ExecView { id: id.clone(), container: container.id.clone(), config, running: false, exit_code: None, pid: 0 });
+        self.execs.add(ExecView { id: id.clone(), container: container.id.clone(), config, running: false, exit_code: None, pid: 0 })?;
         self.exec_event(&record, &format!("exec_create: {command}"), &id);
         Ok(id)
     }
@@ -318,4 +322,29 @@ async fn tell(client: ClientStream, text: &str, raw: bool) {
     let Ok(mut socket) = attach::stream(client.socket) else { return };
     let _ = socket.write_all(&bytes).await;
     let _ = rustix::net::shutdown(socket.as_fd(), Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn execs_that_are_never_started_are_bounded() {
+        let execs = Execs::default();
+        let container = Id::random();
+        let view = || ExecView {
+            id: Id::random(),
+            container: container.clone(),
+            config: ExecConfig::default(),
+            running: false,
+            exit_code: None,
+            pid: 0,
+        };
+        for _ in 0..EXECS_LEN_MAX {
+            execs.add(view()).expect("there is room");
+        }
+        assert!(matches!(execs.add(view()), Err(Error::TooManyExecs { .. })));
+        execs.container_removed(&container);
+        execs.add(view()).expect("there is room again");
+    }
 }

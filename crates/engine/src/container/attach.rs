@@ -30,6 +30,8 @@ pub struct AttachTicket {
     request: Attach,
     /// Keeps a start waiting until the client is registered. None when one is under way already.
     registering: Option<OwnedRwLockReadGuard<()>>,
+    /// The container ran when the client asked: what it wants to see is this run, not the next.
+    ran: bool,
 }
 
 impl Engine {
@@ -62,7 +64,7 @@ impl Engine {
         }
         drop(waiting);
         let registering = container.attaching.clone().try_read_owned().ok();
-        Ok(AttachTicket { tty, engine: self.clone(), container, streams, request, registering })
+        Ok(AttachTicket { tty, engine: self.clone(), container, streams, request, registering, ran: record.is_alive() })
     }
 }
 
@@ -75,11 +77,15 @@ impl AttachTicket {
         if !self.request.stream {
             return;
         }
-        let Self { container, mut streams, registering, .. } = self;
+        let Self { container, mut streams, registering, ran, .. } = self;
         let link = {
             let mut waiting = lock(&container.waiting);
             match container.link() {
                 Some(link) => link,
+                None if ran => {
+                    let _ = rustix::net::shutdown(&client.socket, Shutdown::Both);
+                    return;
+                }
                 None => {
                     // The start takes over who waits under the same lock.
                     waiting.push((streams, client));
