@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::image::{HistoryEntry, ImageDetails, ImageSummary, ImportOptions, ListRequest, LoadedImage, Progress, Pulled};
+use engine::image::{Credentials, HistoryEntry, ImageDetails, ImageSummary, ImportOptions, ListRequest, LoadedImage, Progress, Pulled};
 use engine::{Engine, Removal};
 use futures_util::stream;
 use hyper::StatusCode;
@@ -17,11 +17,12 @@ use types::{ErrorKind, ImageRef, Platform};
 
 use crate::error::Failure;
 use crate::http::{self, JSON, Outcome, Request, TAR, ok, streamed, to_the_end};
+use crate::registry_auth;
 use crate::streams::progress_line;
 use crate::version::Version;
 
 /// Lines of progress that wait for a slow client.
-const PROGRESS_QUEUE_LEN_MAX: usize = 64;
+pub(crate) const PROGRESS_QUEUE_LEN_MAX: usize = 64;
 
 pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
     let query = &request.query;
@@ -210,7 +211,7 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     match (request.query.get("fromImage"), request.query.get("fromSrc")) {
         (Some(name), _) => {
             let reference = reference(name, request.query.get("tag"))?;
-            pull(engine, reference, platform).await
+            pull(engine, reference, platform, registry_auth::credentials(&request.headers)?).await
         }
         (None, Some("-")) => import(engine, request, platform).await,
         (None, Some(_)) => Err(Failure::not_served("importing from an address")),
@@ -224,7 +225,7 @@ fn platform(request: &Request) -> Result<Option<Platform>, Failure> {
 }
 
 /// A name with the tag or digest that came beside it.
-fn reference(name: &str, tag: Option<&str>) -> Result<ImageRef, Failure> {
+pub(crate) fn reference(name: &str, tag: Option<&str>) -> Result<ImageRef, Failure> {
     let text = match tag {
         None => name.to_owned(),
         Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
@@ -249,7 +250,7 @@ async fn import(engine: Arc<Engine>, request: Request, platform: Option<Platform
 }
 
 /// A task that ends with whoever holds this.
-struct Bound<T>(JoinHandle<T>);
+pub(crate) struct Bound<T>(pub JoinHandle<T>);
 
 impl<T> Drop for Bound<T> {
     fn drop(&mut self) {
@@ -266,9 +267,9 @@ struct Pull {
 }
 
 /// Until the registry has answered a failure is an answer of its own; later it is a line of the stream.
-async fn pull(engine: Arc<Engine>, reference: ImageRef, platform: Option<Platform>) -> Outcome {
+async fn pull(engine: Arc<Engine>, reference: ImageRef, platform: Option<Platform>, credentials: Option<Credentials>) -> Outcome {
     let (sender, progress) = mpsc::channel(PROGRESS_QUEUE_LEN_MAX);
-    let task = tokio::spawn(async move { engine.images().pull(&reference, platform.as_ref(), None, sender).await });
+    let task = tokio::spawn(async move { engine.images().pull(&reference, platform.as_ref(), credentials.as_ref(), sender).await });
     let mut pull = Pull { progress, first: VecDeque::new(), task: Some(Bound(task)) };
     // The first line only repeats what was asked for.
     while pull.first.len() < 2 {
@@ -309,7 +310,7 @@ impl Pull {
     }
 }
 
-fn encode_progress(progress: &Progress) -> Value {
+pub(crate) fn encode_progress(progress: &Progress) -> Value {
     let mut line = json!({ "status": progress.status });
     if progress.id.is_empty() {
         return line;
@@ -327,7 +328,7 @@ fn encode_progress(progress: &Progress) -> Value {
 }
 
 /// The line of a stream that says why it ends.
-fn error_line(failure: &Failure) -> Value {
+pub(crate) fn error_line(failure: &Failure) -> Value {
     json!({ "errorDetail": { "message": failure.message }, "error": failure.message })
 }
 

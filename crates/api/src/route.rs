@@ -13,7 +13,7 @@ use crate::http::{self, Inflow, Outcome, Reply, Request};
 use crate::query::{Query, segments};
 use crate::version::{self, Unserved};
 use crate::wire::Connection;
-use crate::{containers, events, exec, files, images, networks, system, volumes};
+use crate::{containers, events, exec, files, images, networks, push, system, volumes};
 
 /// What Docker says of everything about swarms on a machine that is in none.
 const NO_SWARM: &str =
@@ -109,7 +109,7 @@ async fn image(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("GET", [name @ .., "history"]) if !name.is_empty() => images::history(engine, &name.join("/"), request).await,
         ("GET", [name @ .., "get"]) if !name.is_empty() => images::save(engine, vec![name.join("/")], request).await,
         ("POST", [name @ .., "tag"]) if !name.is_empty() => images::tag(engine, &name.join("/"), request).await,
-        ("POST", [name @ .., "push"]) if !name.is_empty() => Err(Failure::not_served("pushing an image")),
+        ("POST", [name @ .., "push"]) if !name.is_empty() => push::push(engine, &name.join("/"), request).await,
         ("DELETE", name) if !name.is_empty() => images::remove(engine, &name.join("/"), request).await,
         _ => Err(Failure::no_page()),
     }
@@ -153,7 +153,7 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("POST", ["build", "prune"]) => http::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
         ("POST", ["build", ..]) => Err(Failure::not_served("building an image")),
         ("POST", ["commit"]) => files::commit(engine, request).await,
-        ("POST", ["auth"]) => Err(Failure::not_served("logging in to a registry")),
+        ("POST", ["auth"]) => push::login(engine, request).await,
         ("POST", ["session" | "grpc"]) => Err(Failure::not_served("BuildKit's protocol")),
         ("GET", ["distribution", ..]) => Err(Failure::not_served("asking a registry about an image")),
         ("GET", ["plugins", name @ .., "json"]) => Err(Failure::new(ErrorKind::NotFound, format!("plugin {:?} not found", name.join("/")))),

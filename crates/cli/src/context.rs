@@ -30,6 +30,8 @@ pub struct Context {
     pub program: String,
     /// `-H`, if given.
     pub host: Option<String>,
+    /// The folder of `--config`, if given.
+    pub config: Option<String>,
     /// `-D`.
     pub debug: bool,
     /// See [`Hooks`].
@@ -64,7 +66,7 @@ impl Exit {
 impl Context {
     /// Nothing is opened yet.
     pub fn new(program: String, hooks: &'static Hooks) -> Self {
-        Self { program, host: None, debug: false, hooks, client: OnceCell::new() }
+        Self { program, host: None, config: None, debug: false, hooks, client: OnceCell::new() }
     }
 
     /// The engine's client, connected. Where nothing listens on the default socket an engine is started, once.

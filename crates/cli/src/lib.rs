@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod auth;
 mod command;
 mod commands;
 mod context;
@@ -36,7 +37,7 @@ const LOG_LEVELS: &[&str] = &["debug", "info", "warn", "error", "fatal"];
 
 /// Flags before the command.
 const GLOBAL_FLAGS: &[Flag] = &[
-    text("config", None, "Taken for Docker's sake; nothing is read from that folder"),
+    text("config", None, "Folder of config.json, which has the users at registries (~/.docker)"),
     switch("debug", Some('D'), "Say with each error which engine answered, and how"),
     switch("help", None, "Show help"),
     text("host", Some('H'), "Engine to talk to: unix:///PATH or tcp://HOST:PORT"),
@@ -89,6 +90,7 @@ fn dispatch(context: &mut Context, args: &[String]) -> anyhow::Result<i32> {
         return Ok(MISUSE);
     }
     context.host = globals.text("host").map(str::to_owned);
+    context.config = globals.text("config").map(str::to_owned);
     context.debug = globals.on("debug") || globals.text("log-level") == Some("debug");
     if globals.on("version") {
         context::print(&format!("{} version {}\n", capitalised(&context.program), env!("CARGO_PKG_VERSION")))?;

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
 const OUTPUT_BUFFER_BYTES: usize = 64 << 10;
 
@@ -27,6 +27,30 @@ impl RawMode {
 }
 
 impl Drop for RawMode {
+    fn drop(&mut self) {
+        // The terminal may be gone by now; then there is nothing to restore.
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// The terminal on stdin without echo; the former mode comes back when this is dropped.
+pub struct Silence {
+    before: Termios,
+}
+
+impl Silence {
+    /// Stops showing what is typed.
+    pub fn enter() -> io::Result<Self> {
+        let stdin = rustix::stdio::stdin();
+        let before = tcgetattr(stdin)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(stdin, OptionalActions::Flush, &silent)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Silence {
     fn drop(&mut self) {
         // The terminal may be gone by now; then there is nothing to restore.
         let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);

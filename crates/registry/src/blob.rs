@@ -44,14 +44,8 @@ impl Registry {
         let mut attempt = 1;
         loop {
             let before = transfer.done;
-            let request = Request {
-                repository,
-                path: format!("blobs/{}", wanted.digest),
-                subject: format!("fetch blob {}", wanted.digest),
-                accept: None,
-                offset: transfer.done,
-                credentials,
-            };
+            let (path, subject) = (format!("blobs/{}", wanted.digest), format!("fetch blob {}", wanted.digest));
+            let request = Request { offset: transfer.done, ..Request::get(repository, path, subject, credentials) };
             match self.part(&request, wanted, &mut transfer, sink).await {
                 Ok(()) => break,
                 Err(error) if error.is_passing() && attempt < ATTEMPTS_MAX => {
@@ -86,7 +80,7 @@ impl Registry {
             other => other,
         })?;
         let mut skip = skipped(&response, request)?;
-        let broken = |source: reqwest::Error| Error::Request { url: request.path.clone(), source: source.without_url() };
+        let broken = |source: reqwest::Error| Error::Request { method: "Get", url: request.path.clone(), source: source.without_url() };
         while let Some(mut chunk) = response.chunk().await.map_err(broken)? {
             if skip > 0 {
                 let len = chunk.len().min(usize::try_from(skip).unwrap_or(usize::MAX));

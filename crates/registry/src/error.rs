@@ -15,8 +15,10 @@ pub enum Error {
     #[error("set up the connection to registries")]
     Setup(#[source] reqwest::Error),
     /// The registry does not answer.
-    #[error("Get {url:?}")]
+    #[error("{method} {url:?}")]
     Request {
+        /// The method, capitalised.
+        method: &'static str,
         /// What was asked for.
         url: String,
         /// Why there was no answer.
@@ -62,6 +64,38 @@ pub enum Error {
     #[error("pull access denied for {repository}, repository does not exist or may require 'docker login': denied{message}")]
     Denied {
         /// What was asked for.
+        repository: String,
+        /// What the registry said, after a colon.
+        message: String,
+    },
+    /// The registry does not let this user change the repository.
+    #[error("push access denied for {repository}, repository does not exist or may require 'docker login': denied{message}")]
+    PushDenied {
+        /// What was to be changed.
+        repository: String,
+        /// What the registry said, after a colon.
+        message: String,
+    },
+    /// A token service does not give this user a token.
+    #[error("the token service {host} denied: unauthorized{message}")]
+    TokenDenied {
+        /// The service.
+        host: String,
+        /// What it said, after a colon.
+        message: String,
+    },
+    /// A registry does not know this user, or not with this password.
+    #[error("login attempt to {url} failed: unauthorized{message}")]
+    LoginDenied {
+        /// Where.
+        url: String,
+        /// What the registry said, after a colon.
+        message: String,
+    },
+    /// The registry has lost an upload that had begun.
+    #[error("upload blob to {repository}: the registry has lost the upload{message}")]
+    UploadLost {
+        /// The repository.
         repository: String,
         /// What the registry said, after a colon.
         message: String,
@@ -154,6 +188,8 @@ impl Classify for Error {
             | Self::Denied { .. }
             | Self::NoPlatform { .. } => ErrorKind::NotFound,
             Self::Request { .. } => ErrorKind::Unavailable,
+            Self::PushDenied { .. } | Self::TokenDenied { .. } | Self::LoginDenied { .. } => ErrorKind::Unauthorized,
+            Self::UploadLost { .. } => ErrorKind::Unavailable,
             Self::Status { status: 401, .. } => ErrorKind::Unauthorized,
             Self::Status { status: 403, .. } => ErrorKind::Forbidden,
             Self::Status { .. } => ErrorKind::Unavailable,

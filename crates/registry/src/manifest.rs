@@ -57,7 +57,7 @@ impl Registry {
         subject: String,
         credentials: Option<&Credentials>,
     ) -> Result<Document> {
-        let request = Request { repository, path: format!("manifests/{name}"), subject, accept: Some(ACCEPT), offset: 0, credentials };
+        let request = Request { accept: Some(ACCEPT), ..Request::get(repository, format!("manifests/{name}"), subject, credentials) };
         let mut response = self.get(&request).await?;
         let told_type = response
             .headers()
@@ -68,7 +68,7 @@ impl Registry {
         let mut bytes = Vec::new();
         let url = request.path.clone();
         while let Some(chunk) =
-            response.chunk().await.map_err(|source| Error::Request { url: url.clone(), source: source.without_url() })?
+            response.chunk().await.map_err(|source| Error::Request { method: "Get", url: url.clone(), source: source.without_url() })?
         {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > LEN_MAX {

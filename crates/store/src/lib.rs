@@ -26,6 +26,7 @@ mod import;
 mod layer;
 mod load;
 mod merged;
+mod push;
 mod reaper;
 pub mod records;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use image::{HistoryEntry, NewImage, NewLayer};
 pub use import::ImportOptions;
 pub use layer::{LayerHold, StagedLayer, chain_ids};
 pub use load::Loaded;
+pub use push::{KnownManifest, Pushing};
 pub use records::{Records, Transaction};
 pub use remove::{ImageUser, Removal};
 pub use snapshot::Snapshot;

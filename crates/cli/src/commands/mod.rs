@@ -17,6 +17,7 @@ mod info;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod network_connect;
 mod network_create;
@@ -28,6 +29,7 @@ mod pause;
 mod port;
 mod ps;
 mod pull;
+mod push;
 mod rename;
 mod restart;
 mod rm;
@@ -60,6 +62,7 @@ pub const ALL: &[&Command] = &[
     &exec::COMMAND,
     &ps::COMMAND,
     &pull::COMMAND,
+    &push::COMMAND,
     &images::COMMAND,
     &version::COMMAND,
     &info::COMMAND,
@@ -74,6 +77,8 @@ pub const ALL: &[&Command] = &[
     &inspect::COMMAND,
     &kill::COMMAND,
     &load::COMMAND,
+    &login::COMMAND,
+    &login::LOGOUT,
     &logs::COMMAND,
     &pause::COMMAND,
     &port::COMMAND,

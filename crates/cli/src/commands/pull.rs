@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use client::Request;
 use types::reference::ImageRef;
 
+use crate::auth;
 use crate::command::Command;
 use crate::context::{Context, print};
 use crate::flags::{Arity, Flag, Matches, switch, text};
@@ -52,6 +53,10 @@ fn pull(context: &Context, image: &ImageRef, platform: Option<&str>, target: &mu
     let Some(tag) = tag else { bail!("{image} has neither tag nor digest") };
     let request =
         Request::post("/images/create").query("fromImage", image.familiar_name()).query("tag", tag).query_opt("platform", platform);
+    let request = match auth::header(context, image)? {
+        Some(header) => request.header("X-Registry-Auth", header),
+        None => request,
+    };
     let response = context.client()?.send(request).with_context(|| format!("cannot pull {}", image.familiar()))?;
     progress::show(response, target, &mut |_| {}).with_context(|| format!("cannot pull {}", image.familiar()))
 }

@@ -43,6 +43,15 @@ pub enum Error {
         /// Why it can't be used.
         reason: String,
     },
+    /// Nothing here has the name that is to be pushed, in Docker's words.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NotTagged(String),
+    /// A digest can't be pushed, in Docker's words.
+    #[error("cannot push a digest reference: {0}")]
+    PushDigest(String),
+    /// A registry that answers what was not asked.
+    #[error("push to {0}: the registry answers an upload as if it were a mount")]
+    Unasked(String),
     /// A tag that would be a digest.
     #[error("refusing to create a tag with a digest reference: {0}")]
     TagDigest(String),
@@ -59,12 +68,15 @@ impl Classify for Error {
         match self {
             Self::Store(error) => error.kind(),
             Self::Registry(error) => error.kind(),
-            Self::Reference(_) | Self::TagDigest(_) | Self::Filter(_) | Self::FilterValue { .. } | Self::Unusable { .. } => {
-                ErrorKind::InvalidInput
-            }
-            Self::Platform { .. } => ErrorKind::NotFound,
+            Self::Reference(_)
+            | Self::TagDigest(_)
+            | Self::PushDigest(_)
+            | Self::Filter(_)
+            | Self::FilterValue { .. }
+            | Self::Unusable { .. } => ErrorKind::InvalidInput,
+            Self::Platform { .. } | Self::NotTagged(_) => ErrorKind::NotFound,
             Self::Shared(_, kind) => *kind,
-            Self::Task(_) => ErrorKind::Internal,
+            Self::Task(_) | Self::Unasked(_) => ErrorKind::Internal,
         }
     }
 

@@ -6,6 +6,7 @@ mod error;
 mod glob;
 mod list;
 mod pull;
+mod push;
 pub(crate) mod stream;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use registry::{Credentials, Registry};
+use registry::Registry;
 use store::{Image, ImageUser, Removal, Store};
 use tokio::sync::mpsc;
 use types::{Digest, ImageRef, Platform};
@@ -23,6 +24,8 @@ use stream::{BodyReader, BodyWriter};
 pub use error::Error;
 pub use list::{ImageDetails, ImageSummary};
 pub use pull::{Progress, Pulled};
+pub use push::{PushLine, Pushed};
+pub use registry::Credentials;
 pub use store::{HistoryEntry, ImportOptions};
 
 /// What the operations on images answer.
@@ -107,6 +110,47 @@ impl Images {
             progress,
         };
         pull.run().await
+    }
+
+    /// Sends what a tag of a repository means to its registry, or with `tag` absent all tags of that repository. What the registry has already is not sent.
+    /// Afterwards the image has a digest in that repository.
+    pub async fn push(
+        &self,
+        repository: &ImageRef,
+        tag: Option<&str>,
+        credentials: Option<&Credentials>,
+        lines: mpsc::Sender<PushLine>,
+    ) -> Result<Vec<Pushed>> {
+        let tags = self.pushed_tags(repository, tag)?;
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
+        let repository = repository.without_suffix();
+        push::Push { store, registry, repository, credentials: credentials.cloned(), lines }.run(tags).await
+    }
+
+    /// What a push sends: the tags with their images.
+    pub fn pushed_tags(&self, repository: &ImageRef, tag: Option<&str>) -> Result<Vec<(String, Arc<Image>)>> {
+        if repository.digest().is_some() {
+            return Err(Error::PushDigest(repository.familiar()));
+        }
+        let catalog = self.store.catalog();
+        let whole = repository.without_suffix();
+        let is_meant = |name: &&ImageRef| match tag {
+            Some(tag) => name.tag() == Some(tag),
+            None => true,
+        };
+        let held = catalog.names().filter(|(name, _)| name.digest().is_none() && name.without_suffix() == whole);
+        let held = held.filter(|(name, _)| is_meant(name));
+        let tags: Vec<_> =
+            held.filter_map(|(name, target)| Some((name.tag()?.to_owned(), Arc::clone(catalog.image(&target.image)?)))).collect();
+        match tags.is_empty() {
+            false => Ok(tags),
+            true => Err(Error::NotTagged(tag.map_or_else(|| whole.familiar(), |tag| format!("{}:{tag}", whole.familiar())))),
+        }
+    }
+
+    /// Checks credentials at the registry of that domain.
+    pub async fn login(&self, domain: &str, credentials: &Credentials) -> Result<()> {
+        Ok(self.registry.login(domain, credentials).await?)
     }
 
     /// Makes an image of one layer from an archive.
