@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use serde::Serialize as _;
 use serde_json::{Map, Value, json};
 use types::reference::{DEFAULT_DOMAIN, ImageRef};
 
@@ -151,10 +152,12 @@ impl Config {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(DIRECTORY_MODE))?;
         }
         let staged = folder.join(format!(".config.json.{}", std::process::id()));
-        let text = format!("{:#}\n", Value::Object(self.document.clone())).replace("\n  ", "\n\t");
+        let mut text = Vec::new();
+        let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+        self.document.serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))?;
         let write = || -> io::Result<()> {
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&staged)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(&text)?;
             file.sync_all()?;
             std::fs::rename(&staged, &path)
         };

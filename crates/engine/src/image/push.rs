@@ -91,12 +91,19 @@ impl Push {
         }
         let manifest = match chosen {
             Some(known) => known,
-            None => self.anew(pushing).await?,
+            None => {
+                let made = self.anew(pushing).await?;
+                if let Some(before) = pushing.manifests.first().filter(|before| before.descriptor.digest != made.descriptor.digest) {
+                    let before = before.descriptor.digest.short();
+                    self.tell(
+                        "",
+                        format!("The digest changes: not all blobs of {before} can be had again, so layers were compressed anew"),
+                    )
+                    .await;
+                }
+                made
+            }
         };
-        if let Some(before) = pushing.manifests.first().filter(|before| before.descriptor.digest != manifest.descriptor.digest) {
-            let lost = before.descriptor.digest.short();
-            self.tell("", format!("The digest changes: not all blobs of {lost} can be had again, so layers were compressed anew")).await;
-        }
         let config = &manifest.manifest.config;
         if !self.registry.has_blob(&self.repository, &config.digest, self.credentials()).await? {
             let bytes = Bytes::copy_from_slice(&pushing.config);
