@@ -18,7 +18,7 @@ pub enum Begun<'r> {
     /// The registry had the blob in the other repository.
     Mounted,
     /// It must be sent.
-    Upload(Upload<'r>),
+    Upload(Box<Upload<'r>>),
 }
 
 /// A blob that is being sent.
@@ -61,14 +61,14 @@ impl Registry {
         let response = self.get(&request).await?;
         match response.status() {
             StatusCode::CREATED if mount.is_some() => Ok(Begun::Mounted),
-            StatusCode::ACCEPTED => Ok(Begun::Upload(Upload {
+            StatusCode::ACCEPTED => Ok(Begun::Upload(Box::new(Upload {
                 registry: self,
                 repository: repository.clone(),
                 credentials: credentials.cloned(),
                 location: location(&response, &request)?,
                 sent: 0,
                 held: BytesMut::new(),
-            })),
+            }))),
             other => Err(answer_error(&request, &format!("it neither accepts nor refuses an upload: {other}"))),
         }
     }
@@ -279,7 +279,6 @@ fn location(response: &Response, request: &Request<'_>) -> Result<Url> {
     next.ok_or_else(|| answer_error(request, &format!("it sends on to {text:?}")))
 }
 
-/// What describes a layer that was compressed here.
 impl Document {
     /// A document of these bytes.
     pub fn new(media_type: &str, bytes: Vec<u8>) -> Self {

@@ -12,28 +12,49 @@ use tests::sh::{Cmd, eventually};
 use tests::{http, image};
 
 /// Debian's registry, serving a folder on a port of loopback until it is dropped.
-struct Registry {
+pub struct Registry {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Registry {
-    fn start(dir: &Path) -> Result<Self> {
+    pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, "")
+    }
+
+    /// The same with further lines of its settings.
+    pub fn start_with(dir: &Path, settings: &str) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let config = dir.join("registry.yml");
         let storage = dir.join("registry");
         let text = "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ROOT}}\nhttp: {addr: ADDR}\n";
-        fs::write(&config, text.replace("ROOT", &storage.to_string_lossy()).replace("ADDR", &address))?;
-        let log = fs::File::create(dir.join("registry.log"))?;
-        let child = Cmd::new("docker-registry").arg("serve").arg(&config).spawn(Stdio::from(log.try_clone()?), Stdio::from(log))?;
-        let registry = Self { child, address };
-        let socket = registry.address.parse()?;
-        eventually("the registry is up", 10, || http::get(socket, "/v2/").ok())?;
+        let text = text.replace("ROOT", &storage.to_string_lossy()).replace("ADDR", &address) + settings;
+        fs::write(dir.join("registry.yml"), text)?;
+        let registry = Self { child: Self::spawn(dir)?, address };
+        registry.wait()?;
         Ok(registry)
     }
 
+    /// Kills it and starts it again.
+    pub fn restart(&mut self, dir: &Path) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = Self::spawn(dir)?;
+        self.wait()
+    }
+
+    fn spawn(dir: &Path) -> Result<Child> {
+        let log = fs::File::create(dir.join("registry.log"))?;
+        Cmd::new("docker-registry").arg("serve").arg(dir.join("registry.yml")).spawn(Stdio::from(log.try_clone()?), Stdio::from(log))
+    }
+
+    fn wait(&self) -> Result<()> {
+        let socket = self.address.parse()?;
+        eventually("the registry is up", 10, || http::get(socket, "/v2/").ok())?;
+        Ok(())
+    }
+
     /// Puts an image of one gzipped layer into it, as a push would, and answers the manifest's digest.
-    fn publish(&self, repository: &str, tag: &str, layer: &Path, dir: &Path) -> Result<String> {
+    pub fn publish(&self, repository: &str, tag: &str, layer: &Path, dir: &Path) -> Result<String> {
         let zipped = dir.join("layer.tar.gz");
         fs::write(&zipped, bytes(Cmd::new("gzip").arg("-nc").arg(layer))?)?;
         let diff = digest(layer)?;

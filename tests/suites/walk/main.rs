@@ -12,6 +12,7 @@ mod flags;
 mod images;
 mod lifecycle;
 mod network;
+mod push;
 mod support;
 
 /// Declares a check as two tests, `NAME::cais` and `NAME::docker`.

@@ -200,7 +200,7 @@ impl Push {
         let Begun::Upload(upload) = self.registry.begin_upload(&self.repository, None, self.credentials()).await? else {
             return Ok(());
         };
-        let mut sink = UploadSink { upload, told: self.telling(id, blob.size) };
+        let mut sink = UploadSink { upload: *upload, told: self.telling(id, blob.size) };
         match self.registry.blob(source, blob, None, &mut sink).await {
             Ok(()) => sink.upload.finish(&blob.digest).await?,
             Err(error) => {
