@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
-use types::image::Descriptor;
 use types::{Digest, ImageRef};
 
 use crate::client::{ATTEMPTS_MAX, Purpose, Request, answer_error, backoff};
@@ -277,12 +276,4 @@ fn location(response: &Response, request: &Request<'_>) -> Result<Url> {
     };
     let next = next.filter(|next| next.scheme() == "https" || (next.scheme() == "http" && response.url().scheme() == "http"));
     next.ok_or_else(|| answer_error(request, &format!("it sends on to {text:?}")))
-}
-
-impl Document {
-    /// A document of these bytes.
-    pub fn new(media_type: &str, bytes: Vec<u8>) -> Self {
-        let digest = crate::verify::digest_of(types::digest::Algorithm::Sha256, &bytes);
-        Self { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes }
-    }
 }
