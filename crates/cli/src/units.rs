@@ -122,6 +122,13 @@ pub fn local_rfc3339(seconds: i64) -> String {
     text.strip_suffix("+00:00").map(|plain| format!("{plain}Z")).unwrap_or(text)
 }
 
+/// A moment in nanoseconds since 1970 as RFC 3339 with all nine decimals.
+pub fn local_rfc3339_nanos(nanos: i64) -> String {
+    let Ok(moment) = Timestamp::from_nanosecond(nanos.into()) else { return String::new() };
+    let text = moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string();
+    text.strip_suffix("+00:00").map(|plain| format!("{plain}Z")).unwrap_or(text)
+}
+
 /// A moment in RFC 3339 as Go shows one: `2026-01-02 15:04:05.678 +0000 UTC`; other texts as they are.
 pub fn go_moment(rfc3339: &str) -> String {
     let Ok(moment) = rfc3339.parse::<Timestamp>() else { return rfc3339.to_owned() };

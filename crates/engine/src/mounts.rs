@@ -58,7 +58,8 @@ pub enum Source {
 }
 
 /// Plans all mounts of a container, outermost first.
-pub(crate) fn plan(config: &Config, host: &HostConfig) -> Result<Vec<Planned>, Error> {
+/// `inherited` are other containers': they give way to what the request names, and the image's volumes give way to them.
+pub(crate) fn plan(config: &Config, host: &HostConfig, inherited: Vec<Planned>) -> Result<Vec<Planned>, Error> {
     let mut planned: Vec<Planned> = Vec::new();
     for bind in &host.binds {
         planned.push(short_form(bind)?);
@@ -76,6 +77,7 @@ pub(crate) fn plan(config: &Config, host: &HostConfig) -> Result<Vec<Planned>, E
             return Err(Error::DuplicateMount { target: mount.destination.clone() });
         }
     }
+    planned.extend(inherited.into_iter().filter(|mount| taken.insert(mount.destination.clone())));
     for target in config.volumes.keys() {
         let destination = clean_target(target)?;
         if taken.insert(destination.clone()) {
@@ -89,6 +91,15 @@ pub(crate) fn plan(config: &Config, host: &HostConfig) -> Result<Vec<Planned>, E
 }
 
 impl Planned {
+    /// The same mount for another container: a volume stays whose it is, and is not filled again.
+    pub(crate) fn shared(mut self, read_only: bool) -> Self {
+        self.read_only |= read_only;
+        if let Source::Volume { anonymous, no_copy, .. } = &mut self.source {
+            (*anonymous, *no_copy) = (false, true);
+        }
+        self
+    }
+
     /// As `inspect` shows it; `directory` is the host directory of a volume.
     pub(crate) fn point(&self, directory: impl Fn(&str) -> String) -> Option<MountPoint> {
         if self.hidden {
@@ -319,11 +330,11 @@ mod tests {
         config.volumes.insert("/data".into(), Default::default());
         config.volumes.insert("/more".into(), Default::default());
         let mut host = HostConfig { binds: vec!["/x:/data".to_owned()].into(), ..HostConfig::default() };
-        let planned = plan(&config, &host).expect("a plan");
+        let planned = plan(&config, &host, Vec::new()).expect("a plan");
         assert_eq!(planned.iter().map(|mount| mount.destination.as_str()).collect::<Vec<_>>(), ["/data", "/more"]);
         assert!(matches!(planned[0].source, Source::Bind { .. }));
         host.tmpfs.insert("/data/".into(), String::new());
-        assert!(matches!(plan(&config, &host), Err(Error::DuplicateMount { .. })));
+        assert!(matches!(plan(&config, &host, Vec::new()), Err(Error::DuplicateMount { .. })));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::pull;
 use crate::command::Command;
 use crate::context::{Context, print};
-use crate::create::{CONTAINER_FLAGS, Plan, RESOURCE_FLAGS, Surroundings, plan};
+use crate::create::{CONTAINER_FLAGS, Plan, RESOURCE_FLAGS, SETTINGS_FLAGS, Surroundings, plan};
 use crate::flags::{Arity, Matches};
 use crate::list::text;
 use crate::terminal;
@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
     paths: &["container create", "create"],
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Create a container without starting it",
-    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS],
+    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS, SETTINGS_FLAGS],
     arity: Arity::AtLeast(1),
     interspersed: false,
     failure: 1,
@@ -60,14 +60,14 @@ pub fn create(context: &Context, m: &Matches, plan: &Plan) -> Result<String> {
     let policy = m.text("pull").unwrap_or("missing");
     let quiet = m.on("quiet");
     if policy == "always" {
-        pull::for_run(context, &plan.image, quiet)?;
+        pull::for_run(context, &plan.image, plan.platform.as_deref(), quiet)?;
     }
     let answer = match send(client, plan) {
         Err(error) if policy == "missing" && is_missing_image(&error) => {
             if !quiet {
                 context.warn(&format!("image {} is not here: pulling it", plan.image));
             }
-            pull::for_run(context, &plan.image, quiet)?;
+            pull::for_run(context, &plan.image, plan.platform.as_deref(), quiet)?;
             send(client, plan)?
         }
         other => other?,
@@ -93,7 +93,14 @@ fn send(client: &Client, plan: &Plan) -> Result<Value, client::Error> {
     {
         body["HostConfig"]["ConsoleSize"] = serde_json::json!([rows, columns]);
     }
-    client.send(Request::post("/containers/create").query_opt("name", plan.name.as_deref()).json(&body))?.json()
+    client
+        .send(
+            Request::post("/containers/create")
+                .query_opt("name", plan.name.as_deref())
+                .query_opt("platform", plan.platform.as_deref())
+                .json(&body),
+        )?
+        .json()
 }
 
 /// 404 is also the answer for a missing network or a missing container to share with.

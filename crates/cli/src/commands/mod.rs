@@ -7,6 +7,7 @@ mod cp;
 mod create;
 mod df;
 mod diff;
+mod events;
 mod exec;
 mod export;
 mod history;
@@ -71,6 +72,7 @@ pub const ALL: &[&Command] = &[
     &cp::COMMAND,
     &create::COMMAND,
     &diff::COMMAND,
+    &events::COMMAND,
     &export::COMMAND,
     &history::COMMAND,
     &import::COMMAND,

@@ -41,11 +41,11 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
 }
 
 /// Fetches the image that a container is to be made of; progress goes to stderr.
-pub fn for_run(context: &Context, image: &str, quiet: bool) -> Result<()> {
+pub fn for_run(context: &Context, image: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
     let image: ImageRef = image.parse()?;
     let mut err = io::stderr();
     let terminal = io::IsTerminal::is_terminal(&err);
-    pull(context, &image.with_default_tag(), None, &mut Target { out: &mut err, terminal, quiet })
+    pull(context, &image.with_default_tag(), platform, &mut Target { out: &mut err, terminal, quiet })
 }
 
 fn pull(context: &Context, image: &ImageRef, platform: Option<&str>, target: &mut Target<'_>) -> Result<()> {

@@ -3,11 +3,14 @@
 mod mounts;
 mod networks;
 mod ports;
+mod settings;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
+
+pub use settings::SETTINGS_FLAGS;
 
 use crate::flags::{Flag, Kind, Matches, list, switch, text, value};
 
@@ -78,6 +81,8 @@ pub struct Plan {
     pub image: String,
     /// The name, if one was given.
     pub name: Option<String>,
+    /// The platform wished, if one was given.
+    pub platform: Option<String>,
     /// Body of the create request.
     pub body: Value,
     /// Whether the streams are attached.
@@ -129,7 +134,8 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
     if let Some(entrypoint) = m.text("entrypoint") {
         body.insert("Entrypoint".into(), json!([entrypoint]));
     }
-    let labels = pairs(&m.list("label"));
+    settings::config(m, &mut body)?;
+    let labels = settings::labels(m)?;
     if !labels.is_empty() {
         body.insert("Labels".into(), Value::Object(labels));
     }
@@ -146,6 +152,7 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
         body.insert("Volumes".into(), Value::Object(volumes.anonymous));
     }
     let mut host = host_config(m)?;
+    settings::host(m, &mut host)?;
     put_list(&mut host, "Binds", volumes.binds);
     if !ports.bindings.is_empty() {
         host.insert("PortBindings".into(), Value::Object(ports.bindings));
@@ -157,7 +164,15 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
     }
     let auto_remove = m.on("rm");
     body.insert("HostConfig".into(), Value::Object(host));
-    Ok(Plan { image, name: m.text("name").map(str::to_owned), body: Value::Object(body), attach: streams, tty, auto_remove })
+    Ok(Plan {
+        image,
+        name: m.text("name").map(str::to_owned),
+        platform: m.text("platform").map(str::to_owned),
+        body: Value::Object(body),
+        attach: streams,
+        tty,
+        auto_remove,
+    })
 }
 
 /// The resource part of a host configuration, which `update` sends alone.

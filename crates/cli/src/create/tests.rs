@@ -9,7 +9,8 @@ use crate::flags;
 
 fn body(line: &[&str]) -> Result<Value> {
     let args: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
-    let matches = flags::parse(&[CONTAINER_FLAGS, RESOURCE_FLAGS], false, &args).map_err(|misuse| anyhow::anyhow!(misuse.0))?;
+    let matches =
+        flags::parse(&[CONTAINER_FLAGS, RESOURCE_FLAGS, SETTINGS_FLAGS], false, &args).map_err(|misuse| anyhow::anyhow!(misuse.0))?;
     let environment = |name: &str| (name == "HOME").then(|| "/root".to_owned());
     plan(&matches, false, &Surroundings { environment: &environment, directory: Path::new("/here/now") }).map(|plan| plan.body)
 }
@@ -249,4 +250,25 @@ fn networks_have_a_short_and_a_long_form() {
     assert!(refused(&["--network", "host", "--network", "front", "i"]).contains("no other network"));
     assert!(refused(&["--network", "alias=x", "i"]).contains("name=… is missing"));
     assert!(refused(&["--network", "name=x,color=red", "i"]).contains("unexpected key"));
+}
+
+#[test]
+fn settings_become_fields() {
+    let words = |line: &str| body(&line.split(' ').collect::<Vec<_>>());
+    let made = words(
+        "--health-cmd true --health-interval 1m30s --health-retries 2 --sysctl net.core.somaxconn=5 --dns-search a.b --group-add 5 \
+         --annotation x=y --log-opt max-size=1m --userns host --volumes-from web:ro img",
+    )
+    .expect("parses");
+    assert_eq!(made["Healthcheck"], json!({"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000_i64, "Retries": 2}));
+    let host = &made["HostConfig"];
+    assert_eq!(host["Sysctls"], json!({"net.core.somaxconn": "5"}));
+    assert_eq!((&host["GroupAdd"], &host["VolumesFrom"], &host["UsernsMode"]), (&json!(["5"]), &json!(["web:ro"]), &json!("host")));
+    assert_eq!(host["LogConfig"]["Config"]["max-size"], "1m");
+    assert_eq!(words("--no-healthcheck img").expect("parses")["Healthcheck"]["Test"][0], "NONE");
+    for bad in
+        ["--no-healthcheck --health-cmd x img", "--health-interval soon img", "--sysctl x img", "--log-driver none --log-opt a=b img"]
+    {
+        assert!(words(bad).is_err(), "{bad}");
+    }
 }

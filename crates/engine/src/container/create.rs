@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use store::Image;
-use types::container::State;
+use types::container::{HostConfig, State};
 use types::{Id, Platform};
 
 use super::{Container, Record};
+use crate::mounts::Planned;
 use crate::request::{CreateContainer, Created};
 use crate::{Engine, Error, filter, merge, mounts, name, sandbox, spec};
 
@@ -63,7 +64,7 @@ impl Engine {
         }
         spec::validate(&config, &host)?;
         let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
-        let planned_mounts = mounts::plan(&config, &host)?;
+        let planned_mounts = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;
         let networks = match sandbox::Mode::parse(&host) {
             sandbox::Mode::Network(_) => networking.endpoints_config.clone().into_map(),
             _ => BTreeMap::new(),
@@ -94,6 +95,26 @@ impl Engine {
         };
         let warnings = self.limit_warnings(&record);
         Ok((record, warnings))
+    }
+
+    /// The mounts of the containers that `--volumes-from` names, of which the first counts where several have the same place.
+    fn inherited_mounts(&self, host: &HostConfig) -> Result<Vec<Planned>, Error> {
+        let mut mounts = Vec::new();
+        for text in host.volumes_from.iter() {
+            let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+            let bad = |reason: &str| Error::BadField { field: "VolumesFrom", value: text.clone(), reason: reason.to_owned() };
+            if name.is_empty() {
+                return Err(bad("NAME[:ro] is expected"));
+            }
+            let read_only = match mode {
+                "" | "rw" | "z" | "Z" => false,
+                "ro" => true,
+                _ => return Err(bad("use ro or rw after the name")),
+            };
+            let record = self.find(name)?.record();
+            mounts.extend(record.planned_mounts.iter().filter(|mount| !mount.hidden).map(|mount| mount.clone().shared(read_only)));
+        }
+        Ok(mounts)
     }
 
     /// What the machine cannot keep of the limits asked for.

@@ -138,7 +138,6 @@ impl HostConfig {
             refused.0.push(format!("HostConfig.LogConfig.Config ({option})"));
         }
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
-        refused.when(!self.volumes_from.is_empty(), "HostConfig.VolumesFrom");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
         // Links of the default bridge are variables and lines in files; elsewhere they are names.
         let own_network =
@@ -274,7 +273,7 @@ mod tests {
         let body = json!({
             "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
-                "VolumesFrom": ["a"], "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
+                "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "SecurityOpt": ["label=disable", "apparmor=x", "no-new-privileges"],
             },
             "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv6Address": "fd00::2"}, "DriverOpts": {"a": "b"}}}},
@@ -282,7 +281,6 @@ mod tests {
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
         let expected = [
             "HostConfig.LogConfig.Type (syslog)",
-            "HostConfig.VolumesFrom",
             "HostConfig.UsernsMode",
             "HostConfig.Runtime",
             "HostConfig.SecurityOpt (apparmor=x)",
