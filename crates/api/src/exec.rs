@@ -80,8 +80,8 @@ pub async fn resize(engine: Arc<Engine>, id: &str, request: Request) -> Outcome 
     Ok(http::empty(StatusCode::OK))
 }
 
-pub fn inspect(engine: Arc<Engine>, id: &str) -> Outcome {
-    ok(&encode(&engine.inspect_exec(id)?))
+pub async fn inspect(engine: Arc<Engine>, id: &str) -> Outcome {
+    ok(&encode(&engine.inspect_exec(id).await?))
 }
 
 fn encode(view: &ExecView) -> Value {

@@ -88,7 +88,7 @@ async fn container(engine: Arc<Engine>, path: &[&str], request: Request) -> Resu
 
 async fn exec_instance(engine: Arc<Engine>, path: &[&str], request: Request) -> Result<Option<Reply>, Failure> {
     match (request.method.as_str(), path) {
-        ("GET", [id, "json"]) => exec::inspect(engine, id).map(Some),
+        ("GET", [id, "json"]) => exec::inspect(engine, id).await.map(Some),
         ("POST", [id, "start"]) => exec::start(engine, id, request).await,
         ("POST", [id, "resize"]) => exec::resize(engine, id, request).await.map(Some),
         _ => Err(Failure::no_page()),

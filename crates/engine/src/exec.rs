@@ -12,6 +12,7 @@ use types::Id;
 use types::container::Status;
 
 use crate::container::{Container, Record, attach, lock};
+use crate::link::ExecEnd;
 use crate::request::{ClientStream, ExecConfig, ExecView};
 use crate::{Engine, Error, spec};
 
@@ -50,6 +51,17 @@ impl Execs {
     pub(crate) fn running_in(&self, container: &Id) -> Vec<Id> {
         let all = lock(&self.by_id);
         all.values().filter(|exec| exec.view.running && exec.view.container == *container).map(|exec| exec.view.id.clone()).collect()
+    }
+
+    /// The monitor tells that one has ended.
+    fn end(&self, exit: &ExecExit) {
+        let Ok(id) = exit.id.parse::<Id>() else { return };
+        self.change(&id, |exec| {
+            exec.view.running = false;
+            exec.view.exit_code = Some(exit.code.into());
+            exec.view.pid = 0;
+        });
+        self.ends.send_modify(|count| *count += 1);
     }
 
     /// The container has ended, and its execs with it.
@@ -162,8 +174,26 @@ impl Engine {
     }
 
     /// An exec by its identifier or an unambiguous prefix of it.
-    pub fn inspect_exec(&self, id: &str) -> Result<ExecView, Error> {
-        self.execs.find(id).map(|exec| exec.view)
+    ///
+    /// A client whose stream has ended asks for the exit code at once: the monitor tells it before it ends the stream, but on another socket. Its answer to
+    /// a question comes after what it told before.
+    pub async fn inspect_exec(&self, id: &str) -> Result<ExecView, Error> {
+        let exec = self.execs.find(id)?;
+        let link = self.containers.get(&exec.view.container).and_then(|container| container.link());
+        let Some(link) = link.filter(|_| exec.view.running) else { return Ok(exec.view) };
+        // A monitor that does not answer has told all that it will tell.
+        let _ = link.order(Request::Ping, &[]).await;
+        self.execs.find(exec.view.id.as_str()).map(|exec| exec.view)
+    }
+
+    /// Notes an exec's end as soon as the monitor's word is read.
+    pub(crate) fn exec_end(self: &Arc<Self>) -> ExecEnd {
+        let engine = Arc::downgrade(self);
+        Box::new(move |exit| {
+            if let Some(engine) = engine.upgrade() {
+                engine.execs.end(exit);
+            }
+        })
     }
 
     /// Sets the size of an exec's terminal.
@@ -174,15 +204,8 @@ impl Engine {
         link.order(Request::Resize { exec: Some(exec.view.id.to_string()), rows, columns }, &[]).await
     }
 
-    /// The monitor tells that an exec has ended.
+    /// Publishes that an exec has ended.
     pub(crate) fn exec_ended(&self, container: &Container, exit: &ExecExit) {
-        let Ok(id) = exit.id.parse::<Id>() else { return };
-        self.execs.change(&id, |exec| {
-            exec.view.running = false;
-            exec.view.exit_code = Some(exit.code.into());
-            exec.view.pid = 0;
-        });
-        self.execs.ends.send_modify(|count| *count += 1);
         let mut attributes = container.record().attributes();
         attributes.extend([("execID".to_owned(), exit.id.clone()), ("exitCode".to_owned(), exit.code.to_string())]);
         self.events.publish("container", "exec_die", container.id.as_str(), attributes);

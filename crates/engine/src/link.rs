@@ -25,10 +25,13 @@ pub(crate) enum Notice {
     Lost,
 }
 
+/// Told of an exec's end before any later answer of the monitor is handed on.
+pub(crate) type ExecEnd = Box<dyn Fn(&monitor::ExecExit) + Send + Sync>;
+
 /// A connection to a monitor.
-#[derive(Debug)]
 pub(crate) struct Link {
     name: String,
+    exec_end: ExecEnd,
     handle: AsyncFd<Handle>,
     next: AtomicU64,
     /// `None` once the connection is closed.
@@ -43,13 +46,17 @@ pub(crate) struct Answer {
 
 impl Link {
     /// Takes over a handle. The answer is that to the launch for a monitor that was just started, or the state that a connection is told first.
-    pub(crate) fn open(name: String, handle: Handle) -> Result<(Arc<Self>, Answer, mpsc::UnboundedReceiver<Notice>), Error> {
+    pub(crate) fn open(
+        name: String,
+        handle: Handle,
+        exec_end: ExecEnd,
+    ) -> Result<(Arc<Self>, Answer, mpsc::UnboundedReceiver<Notice>), Error> {
         let first = if handle.pid().is_some() { LAUNCH_ID } else { 0 };
         let failed = |source| Error::Monitor { name: name.clone(), what: format!("cannot be waited for: {source}") };
         let handle = ready::watched(handle).map_err(failed)?;
         let (sender, receiver) = oneshot::channel();
         let waiting = Mutex::new(Some(HashMap::from([(first, sender)])));
-        let link = Arc::new(Self { name: name.clone(), handle, next: AtomicU64::new(LAUNCH_ID + 1), waiting });
+        let link = Arc::new(Self { name: name.clone(), exec_end, handle, next: AtomicU64::new(LAUNCH_ID + 1), waiting });
         let (notices, notified) = mpsc::unbounded_channel();
         tokio::spawn(link.clone().receive(notices));
         Ok((link, Answer { name, receiver }, notified))
@@ -89,6 +96,9 @@ impl Link {
                         }
                     }
                     Ok(Arrival::Event(event)) => {
+                        if let monitor::Event::ExecExited(exit) = &event {
+                            (self.exec_end)(exit);
+                        }
                         let _ = notices.send(Notice::Event(event));
                     }
                     Ok(Arrival::Unknown(id)) => {
@@ -131,6 +141,12 @@ impl Link {
 
     fn lost(&self) -> Error {
         Error::Monitor { name: self.name.clone(), what: "is gone".to_owned() }
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Link({})", self.name)
     }
 }
 

@@ -175,7 +175,7 @@ impl Engine {
     async fn reconnect(self: &Arc<Self>, container: &Arc<Container>) -> bool {
         let Ok(handle) = Handle::connect(&self.layout.monitor_socket(&container.id)) else { return false };
         let name = container.record().name.clone();
-        let Ok((link, answer, notices)) = Link::open(name.clone(), handle) else { return false };
+        let Ok((link, answer, notices)) = Link::open(name.clone(), handle, self.exec_end()) else { return false };
         let state = match answer.get().await {
             Ok(Reply::State(state)) => state,
             Ok(other) => {

@@ -183,7 +183,7 @@ impl Engine {
     /// Waits for the monitor's word, and makes the container a running one.
     async fn take_over(self: &Arc<Self>, container: &Arc<Container>, record: &Record, launched: Launched) -> Result<(), Error> {
         let Launched { handle, network } = launched;
-        let (link, answer, notices) = Link::open(record.name.clone(), handle)?;
+        let (link, answer, notices) = Link::open(record.name.clone(), handle, self.exec_end())?;
         let answered = match answer.get().await {
             Ok(reply) => reply,
             Err(error) => {
