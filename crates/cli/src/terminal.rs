@@ -3,10 +3,15 @@
 use std::io::{self, BufWriter, Write};
 use std::os::fd::BorrowedFd;
 
+use kernel::sigwait::SignalQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
+/// SIGHUP, SIGINT, SIGQUIT and SIGTERM.
+const ENDING_SIGNALS: [i32; 4] = [1, 2, 3, 15];
+/// What shells add to a signal's number for an exit code.
+const SIGNAL_EXIT_BASE: i32 = 128;
 const OUTPUT_BUFFER_BYTES: usize = 64 << 10;
 
 /// Raw mode of stdin; the former mode comes back when this is dropped.
@@ -45,6 +50,16 @@ impl Silence {
         let before = tcgetattr(stdin)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
+        // A signal would end the program with the terminal left silent: it puts the mode back first.
+        let signals = SignalQueue::block(&ENDING_SIGNALS)?;
+        let restored = before.clone();
+        std::thread::spawn(move || {
+            if let Ok(signal) = signals.next() {
+                let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &restored);
+                eprintln!();
+                std::process::exit(SIGNAL_EXIT_BASE + signal);
+            }
+        });
         tcsetattr(stdin, OptionalActions::Flush, &silent)?;
         Ok(Self { before })
     }

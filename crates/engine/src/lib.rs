@@ -81,7 +81,7 @@ pub struct Engine {
     monitors: Program,
     containers: Index,
     execs: exec::Execs,
-    events: event::Bus,
+    events: Arc<event::Bus>,
     stats: stats::Sampler,
     seccomp: spec::SeccompCache,
     /// Held while networks are made, removed and written down.

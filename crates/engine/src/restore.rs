@@ -65,11 +65,12 @@ impl Engine {
             insecure: config.insecure_registries.clone(),
             user_agent: format!("cais/{}", env!("CARGO_PKG_VERSION")),
         };
+        let events = Arc::new(event::Bus::new());
         Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
             let users = engine.clone();
             let users: image::Users = Arc::new(move |image| users.upgrade().map(|engine| engine.users_of(image)).unwrap_or_default());
             Self {
-                images: image::Images::new(store.clone(), registries, users),
+                images: image::Images::new(store.clone(), registries, users).announcing(events.clone()),
                 config,
                 layout,
                 id,
@@ -80,7 +81,7 @@ impl Engine {
                 monitors,
                 containers: Index::default(),
                 execs: exec::Execs::default(),
-                events: event::Bus::new(),
+                events: events.clone(),
                 stats: stats::Sampler::default(),
                 seccomp: spec::SeccompCache::default(),
                 network_lock: tokio::sync::Mutex::new(()),

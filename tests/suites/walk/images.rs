@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tests::engine::BUSYBOX;
 use tests::http::free_port;
 use tests::sh::{Cmd, eventually};
@@ -140,6 +141,17 @@ both! {
         has(&walk.out(&["rmi", "quay/other:2"])?, "Untagged")?;
         code(&walk.run(&["rmi", "quay/other:2"])?, 1)?;
         ensure!(walk.inspect(BUSYBOX, "{{.Id}}")?.starts_with(&format!("sha256:{id}")));
+    }
+
+    /// What happens to images is told by `events`.
+    fn told(walk) {
+        walk.ok(&["tag", BUSYBOX, "quay/told:1"])?;
+        walk.ok(&["rmi", "quay/told:1"])?;
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let until = (begun + 1).to_string();
+        let format = "{{.Action}} {{.Actor.Attributes.name}}";
+        let told = walk.out(&["events", "--since", "1", "--until", &until, "--filter", "type=image", "--format", format])?;
+        has(&told, "\ntag quay/told:1\nuntag quay/told:1")?;
     }
 
     /// An image that a container uses is not removed.

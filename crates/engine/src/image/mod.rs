@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use crate::event::Bus;
 use bytes::Bytes;
 use registry::Registry;
 use store::{Image, ImageUser, Removal, Store};
@@ -44,6 +45,7 @@ pub struct Images {
     registry: Arc<Registry>,
     users: Users,
     downloads: Arc<pull::Downloads>,
+    events: Arc<Bus>,
 }
 
 /// What a list of images is asked for.
@@ -88,7 +90,17 @@ impl Images {
     /// The operations on the images of a store. Nothing is connected before it is needed.
     pub fn new(store: Arc<Store>, settings: RegistrySettings, users: Users) -> Self {
         let options = registry::Options { insecure: settings.insecure, user_agent: settings.user_agent, ..registry::Options::default() };
-        Self { store, registry: Arc::new(Registry::new(options)), users, downloads: Arc::default() }
+        Self { store, registry: Arc::new(Registry::new(options)), users, downloads: Arc::default(), events: Arc::new(Bus::new()) }
+    }
+
+    /// Tells what happens on this bus.
+    pub(crate) fn announcing(self, events: Arc<Bus>) -> Self {
+        Self { events, ..self }
+    }
+
+    /// `id` is what the event is about: an image's identifier, or for a registry's images the name.
+    fn announce(&self, action: &str, id: String, name: &str) {
+        self.events.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
     }
 
     /// Fetches an image (`:latest` implied) for a platform, this machine's if absent. Layers that the store has are not fetched again; two pulls of the same layer share one download.
@@ -109,7 +121,10 @@ impl Images {
             credentials: credentials.cloned(),
             progress,
         };
-        pull.run().await
+        let name = pull.reference.familiar();
+        let pulled = pull.run().await?;
+        self.announce("pull", name.clone(), &name);
+        Ok(pulled)
     }
 
     /// Sends what a tag of a repository means to its registry, or with `tag` absent all tags of that repository. What the registry has already is not sent.
@@ -124,7 +139,10 @@ impl Images {
         let tags = self.pushed_tags(repository, tag)?;
         let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
         let repository = repository.without_suffix();
-        push::Push { store, registry, repository, credentials: credentials.cloned(), lines }.run(tags).await
+        let name = repository.familiar();
+        let pushed = push::Push { store, registry, repository, credentials: credentials.cloned(), lines }.run(tags).await?;
+        self.announce("push", name.clone(), &name);
+        Ok(pushed)
     }
 
     /// What a push sends: the tags with their images.
@@ -155,7 +173,10 @@ impl Images {
 
     /// Makes an image of one layer from an archive.
     pub async fn import(&self, input: Body, options: ImportOptions) -> Result<Arc<Image>> {
-        self.block(move |store| Ok(store.import(&mut BodyReader::new(input), &options)?)).await
+        let name = options.name.as_ref().map(ImageRef::familiar).unwrap_or_default();
+        let image = self.block(move |store| Ok(store.import(&mut BodyReader::new(input), &options)?)).await?;
+        self.announce("import", image.id.to_string(), &name);
+        Ok(image)
     }
 
     /// Loads the images of an archive.
@@ -165,7 +186,11 @@ impl Images {
             id: loaded.image.id.clone(),
             names: loaded.names.iter().map(ImageRef::familiar).collect(),
         };
-        Ok(loaded.into_iter().map(plain).collect())
+        let loaded: Vec<LoadedImage> = loaded.into_iter().map(plain).collect();
+        for image in &loaded {
+            self.announce("load", image.id.to_string(), image.names.first().map_or("", String::as_str));
+        }
+        Ok(loaded)
     }
 
     /// Starts writing images to an archive. References are checked before this answers; what fails later ends the stream with an error.
@@ -221,19 +246,40 @@ impl Images {
         if name.digest().is_some() {
             return Err(Error::TagDigest(name.familiar()));
         }
-        self.block(move |store| Ok(store.tag(&image.id, &name)?)).await.map(|_| ())
+        let (id, familiar) = (image.id.to_string(), name.familiar());
+        self.block(move |store| Ok(store.tag(&image.id, &name)?)).await?;
+        self.announce("tag", id, &familiar);
+        Ok(())
     }
 
     /// Removes a name or an image by Docker's rules.
     pub async fn remove(&self, reference: &str, force: bool, noprune: bool) -> Result<Vec<Removal>> {
+        let before = self.store.catalog();
+        let id = before.resolve(reference).map(|image| image.id.to_string()).unwrap_or_default();
         let (reference, users) = (reference.to_owned(), Arc::clone(&self.users));
-        self.block(move |store| Ok(store.remove_image(&reference, force, noprune, &|image| users(image))?)).await
+        let removed = self.block(move |store| Ok(store.remove_image(&reference, force, noprune, &|image| users(image))?)).await?;
+        self.announce_removals(&removed, &before, &id);
+        Ok(removed)
     }
 
     /// Removes images that nobody uses: nameless ones, or with the filter `dangling=false` all. Filters: `dangling`, `label`, `label!`, `until`.
     pub async fn prune(&self, filters: &BTreeMap<String, Vec<String>>) -> Result<Pruned> {
         let (filters, users) = (filters.clone(), Arc::clone(&self.users));
-        self.block(move |store| prune(&store, &filters, &users)).await
+        let before = self.store.catalog();
+        let pruned = self.block(move |store| prune(&store, &filters, &users)).await?;
+        self.announce_removals(&pruned.removed, &before, "");
+        Ok(pruned)
+    }
+
+    /// Names that went (from the image of that identifier, if it is known) and images that went; layers are not told of.
+    fn announce_removals(&self, removed: &[Removal], before: &store::Catalog, id: &str) {
+        for removal in removed {
+            match removal {
+                Removal::Untagged(name) => self.announce("untag", id.to_owned(), name),
+                Removal::Deleted(gone) if before.image(gone).is_some() => self.announce("delete", gone.to_string(), &gone.to_string()),
+                Removal::Deleted(_) => {}
+            }
+        }
     }
 
     /// The ids of the image that `reference` means and of all that have its layers at their bottom, for the filter `ancestor` of containers. Empty if there is none.
