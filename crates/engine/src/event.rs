@@ -49,6 +49,12 @@ impl Bus {
         self.live.receiver_count()
     }
 
+    /// When something last happened.
+    pub(crate) fn latest(&self) -> Option<Timestamp> {
+        let history = self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        history.back().map(|event| event.time)
+    }
+
     fn join(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let history = self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         (history.iter().cloned().collect(), self.live.subscribe())

@@ -20,12 +20,15 @@ use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats
 const EXIT_CODE_UNKNOWN: i32 = 255;
 /// The leaf for the engine, its monitors and netd: outside of every container's limits and freezer.
 const HOST_LEAF: &str = "host";
+/// How long nothing must have happened before memory is given back.
+const SHRINK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Engine {
     /// Opens the data root, finds the containers that run, and finishes what a crash interrupted.
     pub async fn open(config: Config) -> Result<Arc<Self>, Error> {
         let engine = tokio::task::spawn_blocking(move || Self::assemble(config)).await??;
         engine.restore().await?;
+        tokio::spawn(shrink_when_idle(Arc::downgrade(&engine)));
         Ok(engine)
     }
 
@@ -306,6 +309,19 @@ impl Engine {
         let records = self.containers.all().into_iter().map(|container| container.record());
         let uses = |record: &Arc<Record>| record.image_id == id;
         records.filter(uses).map(|record| store::ImageUser { container: record.id.to_string(), running: record.is_alive() }).collect()
+    }
+}
+
+/// Gives memory back to the kernel after a burst of work, once it is over.
+async fn shrink_when_idle(engine: std::sync::Weak<Engine>) {
+    let mut shrunk = None;
+    loop {
+        tokio::time::sleep(SHRINK_INTERVAL).await;
+        let Some(latest) = engine.upgrade().map(|engine| engine.events.latest()) else { return };
+        if latest > shrunk && latest.is_some_and(|latest| Timestamp::now().duration_since(latest).unsigned_abs() >= SHRINK_INTERVAL) {
+            let _ = tokio::task::spawn_blocking(kernel::heap::trim).await;
+            shrunk = latest;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a container may do: capabilities, seccomp, no-new-privileges.
 
 use runtime::oci;
+use runtime::plan::{capability_name, capability_number};
 use types::container::HostConfig;
 
 use super::bad;
@@ -25,50 +26,6 @@ pub(crate) enum Seccomp {
     /// By the profile given, as JSON.
     Custom(String),
 }
-
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 impl Security {
     pub(crate) fn parse(host: &HostConfig) -> Result<Self, Error> {
@@ -134,13 +91,10 @@ fn capabilities(host: &HostConfig) -> Result<Vec<String>, Error> {
 fn names(field: &'static str, list: &[String]) -> Result<Vec<String>, Error> {
     list.iter()
         .map(|given| {
-            let upper = given.to_ascii_uppercase();
-            let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-            match name {
-                "ALL" => Ok("ALL".to_owned()),
-                name if NAMES.contains(&name) => Ok(format!("CAP_{name}")),
-                _ => Err(bad(field, given, "there is no such capability")),
+            if ["ALL", "CAP_ALL"].contains(&given.to_ascii_uppercase().as_str()) {
+                return Ok("ALL".to_owned());
             }
+            capability_number(given).and_then(capability_name).ok_or_else(|| bad(field, given, "there is no such capability"))
         })
         .collect()
 }
