@@ -153,11 +153,6 @@ impl Engine {
         &self.config.data_root
     }
 
-    /// Whether containers exist that the engine must be there for: ones that run, or will be started again.
-    pub fn is_needed(&self) -> bool {
-        self.containers.all().iter().any(|container| container.record().state.status.is_active())
-    }
-
     /// Whether the kernel keeps limits of swap.
     fn limits_swap(&self) -> bool {
         self.cgroups.limits_swap(Path::new(&self.layout.cgroup_root))

@@ -11,7 +11,7 @@ use types::{Id, Platform};
 use super::{Container, Record};
 use crate::mounts::Planned;
 use crate::request::{CreateContainer, Created};
-use crate::{Engine, Error, filter, merge, mounts, name, sandbox, spec};
+use crate::{Engine, Error, merge, mounts, name, sandbox, spec};
 
 /// How often a made-up name is tried; the later ones carry a number of many digits.
 const NAME_ATTEMPTS: u32 = 10;
@@ -213,11 +213,4 @@ fn check_platform(request: &CreateContainer, image: &Image) -> Result<(), Error>
         return wrong(own.to_string());
     }
     Ok(())
-}
-
-/// Whether a container is among those to be pruned.
-pub(super) fn prunable(record: &Record, filters: &crate::request::Filters, until: Option<Timestamp>) -> bool {
-    !record.state.status.is_active()
-        && until.is_none_or(|until| record.created < until)
-        && filter::labels_match(filters, &record.config.labels)
 }

@@ -20,7 +20,7 @@ impl Engine {
         let mut pruned = Pruned::default();
         for container in self.containers.all() {
             let record = container.record();
-            if !super::create::prunable(&record, &filters, until) {
+            if !prunable(&record, &filters, until) {
                 continue;
             }
             let (store, id) = (self.store.clone(), record.id.clone());
@@ -37,4 +37,11 @@ impl Engine {
         }
         Ok(pruned)
     }
+}
+
+/// Whether a container is among those to be pruned.
+fn prunable(record: &super::Record, filters: &Filters, until: Option<jiff::Timestamp>) -> bool {
+    !record.state.status.is_active()
+        && until.is_none_or(|until| record.created < until)
+        && filter::labels_match(filters, &record.config.labels)
 }

@@ -10,7 +10,7 @@ use types::container::{Config, HostConfig, NamespaceMode};
 
 use crate::container::Record;
 use crate::mounts::{Planned, Source};
-use crate::sandbox::Mode;
+use crate::sandbox::{Mode, bad};
 use crate::{Engine, Error, merge, resources};
 
 pub(crate) use seccomp::{Cache as SeccompCache, Filter};
@@ -315,10 +315,6 @@ fn bind(destination: &str, source: &str, options: &[&str]) -> oci::Mount {
         options: options.iter().map(|option| (*option).to_owned()).collect(),
         ..oci::Mount::default()
     }
-}
-
-fn bad(field: &'static str, value: &str, reason: &str) -> Error {
-    Error::BadField { field, value: value.to_owned(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
