@@ -20,7 +20,8 @@ const OUTBOX_LEN_MAX: usize = 1024;
 /// All connections, and the socket where new ones come in.
 #[derive(Debug)]
 pub struct Engines {
-    listener: OwnedFd,
+    /// None once everything is said.
+    listener: Option<OwnedFd>,
     listening: bool,
     connected: Vec<Engine>,
     numbers: u32,
@@ -39,19 +40,20 @@ impl Engines {
     /// Begins with the connection of the engine that started this monitor.
     pub fn new(poll: &Poll, listener: OwnedFd, first: OwnedFd) -> io::Result<Self> {
         poll.add(&listener, Token::Listener, Interest::READ)?;
-        let mut engines = Self { listener, listening: true, connected: Vec::new(), numbers: 0, alone_since: None };
+        let mut engines = Self { listener: Some(listener), listening: true, connected: Vec::new(), numbers: 0, alone_since: None };
         engines.add(poll, first)?;
         Ok(engines)
     }
 
     /// Takes the next waiting connection, if it is of the same user; answers its number.
     pub fn accept(&mut self, poll: &Poll) -> Option<u32> {
-        let socket = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        let listener = self.listener.as_ref()?;
+        let socket = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
             Err(errno) => {
                 // Without descriptors to spare the connection goes on waiting, and would be reported without end.
                 if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
-                    poll.remove(&self.listener);
+                    poll.remove(listener);
                     self.listening = false;
                 }
                 return None;
@@ -66,8 +68,8 @@ impl Engines {
 
     /// Listens again after a lack of descriptors.
     pub fn listen_again(&mut self, poll: &Poll) {
-        if !self.listening {
-            self.listening = poll.add(&self.listener, Token::Listener, Interest::READ).is_ok();
+        if let Some(listener) = self.listener.as_ref().filter(|_| !self.listening) {
+            self.listening = poll.add(listener, Token::Listener, Interest::READ).is_ok();
         }
     }
 
@@ -115,8 +117,9 @@ impl Engines {
         let _ = poll.change(&engine.socket, Token::Engine(number), Interest::READ);
     }
 
-    /// Closes every connection.
+    /// Closes the socket where engines come in, then every connection: who sees its own end finds nobody to connect to.
     pub fn close_all(&mut self, poll: &Poll) {
+        self.listener = None;
         while let Some(engine) = self.connected.first() {
             self.remove(poll, engine.number);
         }
