@@ -9,6 +9,7 @@ use types::{Digest, ImageRef};
 
 /// The kinds of documents that belong to this crate.
 pub(crate) mod kind {
+    pub const BUILD_CACHE: &str = "build-cache";
     pub const IMAGE: &str = "image";
     pub const LAYER: &str = "layer";
     pub const NAME: &str = "name";

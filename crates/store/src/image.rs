@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use durable::{fail_point, publish_dirs, sync_filesystem};
 use jiff::Timestamp;
@@ -276,6 +276,11 @@ impl Store {
         if !moves.is_empty() {
             publish_dirs(&moves)?;
         }
+        // Layers of a build's steps that nobody wrote down yet: the caller has synced them with the rest.
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for record in parts.records.iter().filter(|record| unwritten.contains(&record.key)) {
+            transaction.put(kind::LAYER, &record.key, record.as_ref())?;
+        }
         fail_point("store.image.published");
         if let Some(present) = catalog.images.get(&image.id) {
             image.parent = present.parent.clone().or(image.parent);
@@ -293,6 +298,7 @@ impl Store {
         let image = Arc::new(image);
         transaction.put(kind::IMAGE, image.id.hex(), image.as_ref())?;
         self.db().apply(transaction)?;
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| parts.records.iter().all(|record| record.key != *key));
         fail_point("store.image.recorded");
         catalog.images.insert(image.id.clone(), Arc::clone(&image));
         self.show(&right, catalog);

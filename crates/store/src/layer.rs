@@ -86,7 +86,7 @@ impl StagedLayer {
 
 /// A directory in the staging area. Dropped, it is removed, unless it has been moved away.
 #[derive(Debug)]
-struct StagingDir(PathBuf);
+pub(crate) struct StagingDir(pub PathBuf);
 
 impl Drop for StagingDir {
     fn drop(&mut self) {
@@ -192,6 +192,14 @@ impl Store {
         Some(LayerHold { layer: Arc::clone(layer), holds: Arc::clone(&self.holds) })
     }
 
+    /// Holds the layer of that key, which `catalog`, about to be shown, has.
+    pub(crate) fn hold_key(&self, catalog: &Catalog, key: &str) -> Result<LayerHold> {
+        let layer = catalog.layers.get(key).ok_or_else(|| Error::Key { key: key.to_owned() })?;
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        *holds.counts.entry(key.to_owned()).or_default() += 1;
+        Ok(LayerHold { layer: Arc::clone(layer), holds: Arc::clone(&self.holds) })
+    }
+
     /// Unpacks an archive, compressed in any of the known ways or not, into the staging area, hashing it meanwhile. Reads to the end of `input`.
     pub fn unpack(&self, input: &mut (dyn Read + Send)) -> Result<StagedLayer> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -206,7 +214,9 @@ impl Store {
     /// Drops all layers that no image, container or hold needs. Answers their keys and sizes.
     pub(crate) fn drop_unused_layers(&self, right: &MutexGuard<'_, ()>) -> Result<Vec<Arc<Layer>>> {
         let catalog = self.catalog();
-        let needed: HashSet<&str> = catalog.images.values().flat_map(|image| &image.layers).map(|layer| layer.key.as_str()).collect();
+        let cached = self.build_cache().layers();
+        let of_images = catalog.images.values().flat_map(|image| &image.layers).map(|layer| layer.key.as_str());
+        let needed: HashSet<&str> = of_images.chain(cached.iter().map(String::as_str)).collect();
         let unused: Vec<Arc<Layer>> = {
             let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
             let unused = catalog.layers.values().filter(|layer| !needed.contains(layer.key.as_str()) && !holds.needs(&layer.key));
@@ -234,6 +244,7 @@ impl Store {
         }
         self.db().apply(transaction)?;
         self.show(right, left);
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| unused.iter().all(|layer| layer.key != *key));
         fail_point("store.layer.dropped");
         for layer in unused {
             // What is left of it is found by the next start.

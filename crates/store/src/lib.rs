@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+mod cache;
 mod catalog;
 mod changes;
 mod commit;
@@ -25,7 +26,7 @@ mod image;
 mod import;
 mod layer;
 mod load;
-mod merged;
+pub mod merged;
 mod push;
 mod reaper;
 pub mod records;
@@ -34,12 +35,14 @@ mod records_contract;
 mod remove;
 mod save;
 mod snapshot;
+mod step;
 mod store;
 mod upper;
 mod usage;
 mod volume;
 
 pub use archive::limits::Limits;
+pub use cache::CacheRecord;
 pub use catalog::{Catalog, Image, ImageLayer, Layer, Name, Origin, RootAttributes};
 pub use changes::apply as apply_changes;
 pub use commit::CommitOptions;
@@ -55,6 +58,7 @@ pub use push::{KnownManifest, Pushing};
 pub use records::{Records, Transaction};
 pub use remove::{ImageUser, Removal};
 pub use snapshot::Snapshot;
+pub use step::{Draft, Scratch};
 pub use store::{Options, Store};
 pub use upper::{ChangeKind, PathChange};
 pub use usage::{ImageUsage, Usage, VolumeUsage};

@@ -19,12 +19,12 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 type Kernel<T> = std::result::Result<T, Errno>;
 
 /// Layers, top first.
-pub(crate) struct Merged {
+pub struct Merged {
     root: Vec<OwnedFd>,
 }
 
 /// What is at a path.
-pub(crate) enum Found {
+pub enum Found {
     /// A directory: where it is in each layer that contributes to it, top first.
     Directory(Vec<OwnedFd>),
     /// Anything else: the directory in which it is, and its name there.
@@ -103,7 +103,7 @@ fn clone_all(directory: &[OwnedFd]) -> Kernel<Vec<OwnedFd>> {
 }
 
 /// What a merged directory has under a name.
-pub(crate) fn child(directory: &[OwnedFd], name: &[u8]) -> Kernel<Option<Found>> {
+pub fn child(directory: &[OwnedFd], name: &[u8]) -> Kernel<Option<Found>> {
     let mut parts = Vec::new();
     for part in directory {
         let stat = match fs::statat(part, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -129,13 +129,14 @@ pub(crate) fn child(directory: &[OwnedFd], name: &[u8]) -> Kernel<Option<Found>>
     })
 }
 
-pub(crate) fn is_opaque(directory: &OwnedFd) -> bool {
+/// Whether it hides what is below.
+pub fn is_opaque(directory: &OwnedFd) -> bool {
     let mut value = [0; 1];
     fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value) == Ok(1) && value == *b"y"
 }
 
 /// The names in any part of a merged directory, in order; some may stand for nothing.
-pub(crate) fn names(directory: &[OwnedFd]) -> Kernel<Vec<Vec<u8>>> {
+pub fn names(directory: &[OwnedFd]) -> Kernel<Vec<Vec<u8>>> {
     let mut names = BTreeSet::new();
     for part in directory {
         names.extend(tarball::names(part.as_fd())?);
@@ -144,7 +145,7 @@ pub(crate) fn names(directory: &[OwnedFd]) -> Kernel<Vec<Vec<u8>>> {
 }
 
 /// The names in a merged directory with what they are.
-pub(crate) fn list(directory: &[OwnedFd]) -> Kernel<Vec<(Vec<u8>, Found)>> {
+pub fn list(directory: &[OwnedFd]) -> Kernel<Vec<(Vec<u8>, Found)>> {
     let mut found = Vec::new();
     for name in names(directory)? {
         if let Some(what) = child(directory, &name)? {
@@ -155,7 +156,7 @@ pub(crate) fn list(directory: &[OwnedFd]) -> Kernel<Vec<(Vec<u8>, Found)>> {
 }
 
 /// Copies what is in a merged directory into `target`, links not followed. Hard links become files of their own.
-pub(crate) fn copy_tree(source: &[OwnedFd], target: BorrowedFd<'_>) -> Kernel<()> {
+pub fn copy_tree(source: &[OwnedFd], target: BorrowedFd<'_>) -> Kernel<()> {
     for (name, found) in list(source)? {
         match found {
             Found::Other(above, own) => copy_file(above.as_fd(), &own, target, &name)?,
@@ -171,7 +172,7 @@ pub(crate) fn copy_tree(source: &[OwnedFd], target: BorrowedFd<'_>) -> Kernel<()
 }
 
 /// Gives a directory the attributes that a merged one shows: those of its topmost part.
-pub(crate) fn copy_directory_attributes(source: &[OwnedFd], target: BorrowedFd<'_>) -> Kernel<()> {
+pub fn copy_directory_attributes(source: &[OwnedFd], target: BorrowedFd<'_>) -> Kernel<()> {
     let Some(top) = source.first() else {
         return Ok(());
     };
@@ -184,7 +185,7 @@ pub(crate) fn copy_directory_attributes(source: &[OwnedFd], target: BorrowedFd<'
 }
 
 /// Copies one file, link or node with all that belongs to it.
-pub(crate) fn copy_file(above: BorrowedFd<'_>, name: &[u8], target: BorrowedFd<'_>, target_name: &[u8]) -> Kernel<()> {
+pub fn copy_file(above: BorrowedFd<'_>, name: &[u8], target: BorrowedFd<'_>, target_name: &[u8]) -> Kernel<()> {
     let stat = fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     match kind {

@@ -33,10 +33,13 @@ impl Store {
     /// Makes the container's directory with an empty read/write layer over the image, and holds the image's layers until [`Store::remove_snapshot`], even if the image is removed.
     /// A few directory operations, no sync: what a crash leaves of it is removed with [`Store::remove_snapshot`] too.
     pub fn create_snapshot(&self, id: &str, image: &Image) -> Result<Snapshot> {
+        self.snapshot_of(id, image.layers.iter().map(|layer| layer.key.clone()).collect(), image.root)
+    }
+
+    pub(crate) fn snapshot_of(&self, id: &str, keys: Vec<String>, root: Option<RootAttributes>) -> Result<Snapshot> {
         check_id(id)?;
-        let keys: Vec<String> = image.layers.iter().map(|layer| layer.key.clone()).collect();
-        self.hold_for_container(id, image, &keys)?;
-        let made = self.make_snapshot(id, &keys, image.root);
+        self.hold_for_container(id, &keys)?;
+        let made = self.make_snapshot(id, &keys, root);
         if made.is_err() {
             self.release(id);
             // The first error is the one to tell; what is left has no record.
@@ -79,14 +82,14 @@ impl Store {
         tree_size(&self.container_dir(id).join("upper"))
     }
 
-    fn hold_for_container(&self, id: &str, image: &Image, keys: &[String]) -> Result<()> {
+    fn hold_for_container(&self, id: &str, keys: &[String]) -> Result<()> {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         if holds.snapshots.contains_key(id) || holds.unknown.contains(id) {
             return Err(Error::SnapshotExists(id.to_owned()));
         }
         let catalog = self.catalog();
-        if let Some(gone) = image.layers.iter().find(|layer| holds.is_doomed(&layer.key) || !catalog.layers.contains_key(&layer.key)) {
-            return Err(Error::MissingLayer(gone.diff_id.clone()));
+        if let Some(gone) = keys.iter().find(|key| holds.is_doomed(key) || !catalog.layers.contains_key(*key)) {
+            return Err(format!("sha256:{gone}").parse().map_or_else(|_| Error::Key { key: gone.clone() }, Error::MissingLayer));
         }
         holds.snapshots.insert(id.to_owned(), keys.to_vec());
         Ok(())

@@ -1,6 +1,6 @@
 //! The store itself: opening, directories, parts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use durable::{Lock, create_dir_all};
 
 use crate::archive::limits::Limits;
+use crate::cache::Cache;
 use crate::catalog::{Catalog, Image, Layer, Name, kind};
 use crate::content::Content;
 use crate::layer::Holds;
@@ -43,6 +44,10 @@ pub struct Store {
     pub(crate) volumes: RwLock<Arc<BTreeMap<String, Arc<Volume>>>>,
     /// Taken by whoever changes volumes.
     pub(crate) volume_writer: Mutex<()>,
+    /// What steps of builds came to.
+    pub(crate) cache: Mutex<Cache>,
+    /// Layers that are there, but not in the database yet.
+    pub(crate) unwritten: Mutex<HashSet<String>>,
     db: Database,
     content: Content,
     catalog: RwLock<Arc<Catalog>>,
@@ -71,6 +76,7 @@ impl Store {
         let content = Content::open(&root.join("content"))?;
         let reaper = Reaper::start(&root.join("trash"))?;
         let (catalog, damaged) = read_catalog(&db)?;
+        let cache = Cache::read(&db, &catalog)?;
         let volumes = crate::volume::read_all(&db, &root)?;
         let mut holds = Holds::read(&root.join("containers"))?;
         if damaged {
@@ -83,6 +89,8 @@ impl Store {
             reaper,
             volumes: RwLock::new(Arc::new(volumes)),
             volume_writer: Mutex::new(()),
+            cache: Mutex::new(cache),
+            unwritten: Mutex::default(),
             db,
             content,
             catalog: RwLock::new(Arc::new(catalog)),

@@ -37,7 +37,7 @@ pub struct PathChange {
 }
 
 /// What every container finds at its start, whatever its image: made for mounts, and nobody's change.
-const MOUNT_POINTS: &[&[u8]] = &[
+pub(crate) const MOUNT_POINTS: &[&[u8]] = &[
     b"dev",
     b"dev/console",
     b"dev/mqueue",
@@ -114,7 +114,7 @@ impl Tree for Whole {
 }
 
 /// The read/write layer alone, its marks translated.
-struct Upper;
+pub(crate) struct Upper;
 
 impl Tree for Upper {
     type Directory = OwnedFd;

@@ -21,7 +21,7 @@ pub use pack::{Directory, Node, Packer, Plain, Tree, names};
 pub use parser::{Entry, Kind, ParseError, Parser, Xattrs};
 pub use sparse::{Part, Sparse};
 pub use unpack::{Owner, Target, Unpack, unpack};
-pub use write::Writer;
+pub use write::{Tap, Writer};
 
 /// Directories above an entry that are followed.
 pub(crate) const DEPTH_MAX: usize = 512;

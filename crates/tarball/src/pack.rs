@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::{DEPTH_MAX, Entry, Error, Kind, Writer, Xattrs, join, through_proc};
+use crate::{DEPTH_MAX, Entry, Error, Kind, Tap, Writer, Xattrs, join, through_proc};
 
 const XATTR_LEN_MAX: usize = 64 << 10;
 const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -85,7 +85,7 @@ pub fn names(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
 
 /// Packs directories and files into one archive. Files with several names become hard links.
 pub struct Packer<'s, W> {
-    writer: Writer<W>,
+    writer: Writer<'s, W>,
     /// Where in the archive the first name of a file is, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     skip: &'s dyn Fn(&[u8], &Stat) -> bool,
@@ -95,6 +95,11 @@ impl<'s, W: Write> Packer<'s, W> {
     /// A packer that leaves out what `skip` says, by its name in the archive.
     pub fn new(output: W, skip: &'s dyn Fn(&[u8], &Stat) -> bool) -> Self {
         Self { writer: Writer::new(output), links: HashMap::new(), skip }
+    }
+
+    /// A packer of everything that tells where the contents of files are.
+    pub fn tapped(output: W, tap: Tap<'s>) -> Self {
+        Self { writer: Writer::tapped(output, tap), links: HashMap::new(), skip: &|_, _| false }
     }
 
     /// Ends the archive.

@@ -12,16 +12,25 @@ const OCTAL7_MAX: u64 = 0o7_777_777;
 const OCTAL11_MAX: u64 = 0o77_777_777_777;
 const COPY_LEN: usize = 128 << 10;
 
+/// Is told of each file's content just before it is written: the file's path and how many bytes follow.
+pub type Tap<'t> = Box<dyn FnMut(&[u8], u64) + 't>;
+
 /// Writes an archive entry by entry.
-pub struct Writer<W> {
+pub struct Writer<'t, W> {
     output: W,
     buffer: Vec<u8>,
+    tap: Option<Tap<'t>>,
 }
 
-impl<W: Write> Writer<W> {
+impl<'t, W: Write> Writer<'t, W> {
     /// Nothing is written yet.
     pub fn new(output: W) -> Self {
-        Self { output, buffer: Vec::new() }
+        Self { output, buffer: Vec::new(), tap: None }
+    }
+
+    /// The same, with somebody who is told where the contents of files are.
+    pub fn tapped(output: W, tap: Tap<'t>) -> Self {
+        Self { output, buffer: Vec::new(), tap: Some(tap) }
     }
 
     /// Writes an entry and, for a file, the `entry.stored` bytes of its content. What `content` has too few of is filled with zeros, so that a file that shrinks
@@ -61,6 +70,11 @@ impl<W: Write> Writer<W> {
 
     fn content(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Error> {
         let mut left = entry.stored;
+        if left > 0
+            && let Some(tap) = &mut self.tap
+        {
+            tap(&entry.path, left);
+        }
         self.buffer.resize(COPY_LEN, 0);
         while left > 0 {
             let wanted = COPY_LEN.min(usize::try_from(left).unwrap_or(COPY_LEN));

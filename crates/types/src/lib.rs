@@ -3,6 +3,7 @@
 //! Nothing here does I/O (random bytes for new ids aside), and nothing here knows another crate of the workspace.
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod container;
 pub mod digest;
 pub mod error;
