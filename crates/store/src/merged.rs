@@ -38,6 +38,11 @@ impl Merged {
         Ok(Self { root: layers.iter().map(open).collect::<Result<_>>()? })
     }
 
+    /// One directory as it is.
+    pub fn of(directory: OwnedFd) -> Self {
+        Self { root: vec![directory] }
+    }
+
     /// The root directory.
     pub fn root(&self) -> Kernel<Vec<OwnedFd>> {
         clone_all(&self.root)
