@@ -4,6 +4,7 @@
 //! the other; lists and inspections read snapshots and wait for nothing.
 #![forbid(unsafe_code)]
 
+mod cgroup_parent;
 mod connect;
 pub mod container;
 mod endpoints;
@@ -135,11 +136,6 @@ impl Layout {
     pub(crate) fn start_note(&self, id: &Id) -> PathBuf {
         self.run(id).join("start.json")
     }
-
-    /// A container's control group, relative to each hierarchy.
-    pub(crate) fn cgroup(&self, id: &Id) -> String {
-        format!("{}/{id}", self.cgroup_root)
-    }
 }
 
 impl Engine {
@@ -160,9 +156,5 @@ impl Engine {
 
     fn find(&self, name: &str) -> Result<Arc<Container>, Error> {
         self.containers.find(name)
-    }
-
-    fn group(&self, id: &Id) -> cgroup::Group {
-        cgroup::Group::open(&self.cgroups, Path::new(&self.layout.cgroup(id)))
     }
 }

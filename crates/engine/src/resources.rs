@@ -1,14 +1,21 @@
 //! Limits: checked once when they are asked for, and translated for the runtime. Pure, but for device numbers.
 
+mod block;
+mod machine;
+
 use runtime::oci;
 use types::container::HostConfig;
 use types::container::defaults::{MEMORY_MIN, NANO_CPUS_MIN};
 
 use crate::Error;
+use crate::sandbox::bad as bad_text;
 
 const CPU_PERIOD_US: i64 = 100_000;
 const NANOS_PER_CPU: i64 = 1_000_000_000;
-const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
+/// The kernel's period of the real-time scheduler where none is given.
+const REALTIME_PERIOD_US: i64 = 1_000_000;
+/// Annotations that limit huge pages: the size follows, as the kernel names it (`cais.hugetlb.2MB`), and the value is a number of bytes.
+const HUGETLB_ANNOTATION: &str = "cais.hugetlb.";
 
 /// Refuses limits that contradict each other or that no kernel can keep.
 pub(crate) fn validate(host: &HostConfig) -> Result<(), Error> {
@@ -52,9 +59,10 @@ pub(crate) fn validate(host: &HostConfig) -> Result<(), Error> {
     if host.cpu_shares < 0 {
         return bad("CpuShares", host.cpu_shares, "it cannot be negative".to_owned());
     }
-    if host.blkio_weight != 0 && !BLKIO_WEIGHTS.contains(&host.blkio_weight) {
-        return bad("BlkioWeight", host.blkio_weight.into(), "10 to 1000 are possible".to_owned());
+    if let Some(value) = host.memory_swappiness.filter(|value| !(-1..=100).contains(value)) {
+        return bad("MemorySwappiness", value, "0 to 100 are possible".to_owned());
     }
+    realtime(host)?;
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return bad("OomScoreAdj", host.oom_score_adj, "-1000 to 1000 are possible".to_owned());
     }
@@ -66,11 +74,69 @@ pub(crate) fn validate(host: &HostConfig) -> Result<(), Error> {
     for limit in &host.ulimits {
         rlimit(&limit.name, limit.soft, limit.hard)?;
     }
+    for rule in &host.device_cgroup_rules {
+        device_rule(rule)?;
+    }
+    huge_pages(host)?;
+    block::validate(host)
+}
+
+fn realtime(host: &HostConfig) -> Result<(), Error> {
+    let (runtime, period) = (host.cpu_realtime_runtime, host.cpu_realtime_period);
+    if !(0..=REALTIME_PERIOD_US * 1000).contains(&period) {
+        return Err(bad_text("CpuRealtimePeriod", &period.to_string(), "a positive number of microseconds is needed"));
+    }
+    let period = if period == 0 { REALTIME_PERIOD_US } else { period };
+    if runtime < 0 || runtime > period {
+        return Err(bad_text("CpuRealtimeRuntime", &runtime.to_string(), "it must not be above the period"));
+    }
     Ok(())
 }
 
+/// The part of a processor's time that goes to real-time tasks, in microseconds of each second.
+pub(crate) fn realtime_share(host: &HostConfig) -> i64 {
+    let period = if host.cpu_realtime_period == 0 { REALTIME_PERIOD_US } else { host.cpu_realtime_period };
+    let share = i128::from(host.cpu_realtime_runtime) * i128::from(REALTIME_PERIOD_US) / i128::from(period.max(1));
+    i64::try_from(share).unwrap_or(i64::MAX)
+}
+
+/// `c 10:* rwm`: type, numbers and access.
+pub(crate) fn device_rule(text: &str) -> Result<oci::DeviceRule, Error> {
+    let expected = || bad_text("DeviceCgroupRules", text, "a rule such as \"c 10:* rwm\" is expected");
+    let words: Vec<&str> = text.split(' ').collect();
+    let [kind @ ("a" | "b" | "c"), numbers, access] = words.as_slice() else { return Err(expected()) };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        _ => text.parse::<u32>().map(|number| Some(i64::from(number))).map_err(|_| expected()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(expected)?;
+    if !(1..=3).contains(&access.len()) || access.chars().any(|letter| !"rwm".contains(letter)) {
+        return Err(expected());
+    }
+    Ok(oci::DeviceRule {
+        allow: true,
+        kind: (*kind).to_owned(),
+        major: number(major)?,
+        minor: number(minor)?,
+        access: (*access).to_owned(),
+    })
+}
+
+/// Limits of huge pages, which only an annotation can ask for.
+fn huge_pages(host: &HostConfig) -> Result<Vec<oci::HugepageLimit>, Error> {
+    let limit = |(name, value): (&String, &String)| {
+        let size = name.strip_prefix(HUGETLB_ANNOTATION)?;
+        let plain = size.starts_with(|letter: char| letter.is_ascii_digit()) && ["KB", "MB", "GB"].iter().any(|unit| size.ends_with(unit));
+        Some(match (plain, value.parse()) {
+            (true, Ok(limit)) => Ok(oci::HugepageLimit { page_size: size.to_owned(), limit }),
+            _ => Err(bad_text("Annotations", &format!("{name}={value}"), "a size such as 2MB and a number of bytes are expected")),
+        })
+    };
+    host.annotations.iter().filter_map(limit).collect()
+}
+
 /// Limits for the runtime: those of a new container, or the changes of a running one.
-pub(crate) fn limits(host: &HostConfig) -> oci::Resources {
+pub(crate) fn limits(host: &HostConfig) -> Result<oci::Resources, Error> {
     let some = |value: i64| Some(value).filter(|value| *value != 0);
     let (quota, period) = match host.nano_cpus {
         0 => (some(host.cpu_quota), some(host.cpu_period)),
@@ -81,23 +147,28 @@ pub(crate) fn limits(host: &HostConfig) -> oci::Resources {
         reservation: some(host.memory_reservation),
         // Without a limit of memory there is nothing that swap could be limited against.
         swap: some(host.memory_swap).filter(|_| host.memory != 0),
+        swappiness: host.memory_swappiness.and_then(|value| u64::try_from(value).ok()),
+        disable_oom_killer: host.oom_kill_disable.filter(|disable| *disable),
         ..oci::Memory::default()
     };
     let cpu = oci::Cpu {
         shares: some(host.cpu_shares).map(|shares| shares as u64),
         quota,
         period: period.map(|period| period as u64),
+        realtime_runtime: some(host.cpu_realtime_runtime),
+        realtime_period: some(host.cpu_realtime_period).map(|period| period as u64),
         cpus: host.cpuset_cpus.clone(),
         mems: host.cpuset_mems.clone(),
         ..oci::Cpu::default()
     };
-    oci::Resources {
+    Ok(oci::Resources {
         memory: Some(memory).filter(|memory| *memory != oci::Memory::default()),
         cpu: Some(cpu).filter(|cpu| *cpu != oci::Cpu::default()),
         pids: host.pids_limit.filter(|limit| *limit != 0).map(|limit| oci::Pids { limit: Some(limit) }),
-        block_io: Some(oci::BlockIo { weight: Some(host.blkio_weight), ..oci::BlockIo::default() }).filter(|_| host.blkio_weight != 0),
+        block_io: block::limits(host)?,
+        hugepage_limits: huge_pages(host)?,
         ..oci::Resources::default()
-    }
+    })
 }
 
 /// A resource limit by Docker's name; -1 is no limit.
@@ -152,9 +223,9 @@ mod tests {
     #[test]
     fn a_share_of_processors_becomes_quota_and_period() {
         let host = HostConfig { nano_cpus: 500_000_000, ..HostConfig::default() };
-        let cpu = limits(&host).cpu.expect("a limit");
+        let cpu = limits(&host).expect("limits").cpu.expect("a limit");
         assert_eq!((cpu.quota, cpu.period), (Some(50_000), Some(100_000)));
-        assert_eq!(limits(&HostConfig::default()), oci::Resources::default());
+        assert_eq!(limits(&HostConfig::default()).expect("none"), oci::Resources::default());
     }
 
     #[test]
@@ -169,6 +240,9 @@ mod tests {
             HostConfig { nano_cpus: 10_000 * NANOS_PER_CPU, ..HostConfig::default() },
             HostConfig { cpuset_cpus: "1-".into(), ..HostConfig::default() },
             HostConfig { blkio_weight: 5, ..HostConfig::default() },
+            HostConfig { memory_swappiness: Some(101), ..HostConfig::default() },
+            HostConfig { cpu_realtime_runtime: 2_000_000, ..HostConfig::default() },
+            HostConfig { cpu_realtime_period: 1000, cpu_realtime_runtime: 2000, ..HostConfig::default() },
         ] {
             assert!(validate(&bad).is_err(), "{bad:?}");
         }
@@ -179,5 +253,33 @@ mod tests {
         let limit = rlimit("nofile", 1024, -1).expect("known");
         assert_eq!((limit.kind.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 1024, u64::MAX));
         assert!(rlimit("nofiles", 1, 1).is_err() && rlimit("core", 2, 1).is_err() && rlimit("core", -1, 5).is_err());
+    }
+
+    #[test]
+    fn rules_of_devices_are_read() {
+        let rule = device_rule("c 10:* rw").expect("a rule");
+        assert_eq!((rule.kind.as_str(), rule.major, rule.minor, rule.access.as_str(), rule.allow), ("c", Some(10), None, "rw", true));
+        for bad in ["", "c", "c 10 rw", "x 1:1 r", "c 1:1 rx", "c 1:1  r", "c 1:-1 r", "c 1:1 rwmr"] {
+            assert!(device_rule(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_annotation() {
+        let host = |name: &str, value: &str| HostConfig {
+            annotations: [(name.to_owned(), value.to_owned())].into_iter().collect(),
+            ..HostConfig::default()
+        };
+        let limits = limits(&host("cais.hugetlb.2MB", "4194304")).expect("good").hugepage_limits;
+        assert_eq!((limits[0].page_size.as_str(), limits[0].limit), ("2MB", 4 << 20));
+        assert!(validate(&host("cais.hugetlb.2MB", "much")).is_err() && validate(&host("cais.hugetlb.../x", "1")).is_err());
+        assert!(validate(&host("other", "x")).is_ok());
+    }
+
+    #[test]
+    fn real_time_is_a_share_of_each_second() {
+        let host = HostConfig { cpu_realtime_runtime: 500, cpu_realtime_period: 10_000, ..HostConfig::default() };
+        assert_eq!(realtime_share(&host), 50_000);
+        assert_eq!(realtime_share(&HostConfig { cpu_realtime_runtime: 500, ..HostConfig::default() }), 500);
     }
 }

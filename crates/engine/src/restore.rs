@@ -19,7 +19,7 @@ use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats
 /// The exit code of a container that nobody saw ending: the machine was switched off, say.
 const EXIT_CODE_UNKNOWN: i32 = 255;
 /// The leaf for the engine, its monitors and netd: outside of every container's limits and freezer.
-const HOST_LEAF: &str = "host";
+pub(crate) const HOST_LEAF: &str = "host";
 /// How long nothing must have happened before memory is given back.
 const SHRINK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -157,6 +157,7 @@ impl Engine {
         }
         let ended = if record.is_alive() || self.layout.run(&record.id).exists() { self.end_unwatched(container).await } else { None };
         let record = container.record();
+        self.drop_cgroup_parent(&record);
         let by_hand = record.stopped_by_hand && record.host.restart_policy.name != "always";
         let due = match ended {
             Some(code) => !record.stopped_by_hand && policy_restarts(&record, code),
@@ -284,7 +285,7 @@ impl Engine {
             if known.contains(&name) {
                 continue;
             }
-            let group = self.group(&id);
+            let group = cgroup::Group::open(&self.cgroups, &Path::new(&self.layout.cgroup_root).join(id.as_str()));
             if let Err(error) = group.kill_all().and_then(|()| group.remove()) {
                 tracing::warn!(container = name, error = types::error::chain(&error), "a stray control group could not be removed");
             }

@@ -97,7 +97,7 @@ impl Engine {
             return sample;
         }
         // A container that ends at this moment shows as one that does not run.
-        if let Ok(usage) = self.group(&record.id).stats() {
+        if let Ok(usage) = self.group(&record).stats() {
             sample.usage = usage;
             sample.system_cpu_ns = host::system_cpu_ns();
             sample.online_cpus = host::cpus() as u32;

@@ -26,7 +26,7 @@ impl Engine {
             _ => return Err(Error::NotRunning { id: record.id.clone() }),
         }
         let columns = columns(ps_args.unwrap_or("-ef"))?;
-        let group = self.group(&container.id);
+        let group = self.group(&record);
         tokio::task::spawn_blocking(move || {
             let pids = group.pids().map_err(|source| Error::Cgroup { id: record.id.clone(), source })?;
             let pids: Vec<i32> = pids.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();

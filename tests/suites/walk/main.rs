@@ -11,6 +11,7 @@ mod files;
 mod flags;
 mod images;
 mod lifecycle;
+mod limits;
 mod network;
 mod push;
 mod support;

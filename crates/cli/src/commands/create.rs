@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::pull;
 use crate::command::Command;
 use crate::context::{Context, print};
-use crate::create::{CONTAINER_FLAGS, Plan, RESOURCE_FLAGS, SETTINGS_FLAGS, Surroundings, plan};
+use crate::create::{CONTAINER_FLAGS, LIMIT_FLAGS, Plan, RESOURCE_FLAGS, SETTINGS_FLAGS, Surroundings, plan};
 use crate::flags::{Arity, Matches};
 use crate::list::text;
 use crate::terminal;
@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
     paths: &["container create", "create"],
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Create a container without starting it",
-    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS, SETTINGS_FLAGS],
+    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS, LIMIT_FLAGS, SETTINGS_FLAGS],
     arity: Arity::AtLeast(1),
     interspersed: false,
     failure: 1,

@@ -7,7 +7,7 @@ use super::{act, container_path, create, session};
 use crate::attach::{self, Session, Target};
 use crate::command::Command;
 use crate::context::{Context, Exit, describe, print};
-use crate::create::{CONTAINER_FLAGS, Plan, RESOURCE_FLAGS, SETTINGS_FLAGS};
+use crate::create::{CONTAINER_FLAGS, LIMIT_FLAGS, Plan, RESOURCE_FLAGS, SETTINGS_FLAGS};
 use crate::flags::{Arity, Flag, Kind, Matches, switch, text, value};
 use crate::terminal;
 
@@ -21,7 +21,7 @@ pub const COMMAND: Command = Command {
     paths: &["container run", "run"],
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Create a container from an image and run a command in it",
-    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS, SETTINGS_FLAGS, FLAGS],
+    flags: &[CONTAINER_FLAGS, RESOURCE_FLAGS, LIMIT_FLAGS, SETTINGS_FLAGS, FLAGS],
     arity: Arity::AtLeast(1),
     interspersed: false,
     failure: 125,

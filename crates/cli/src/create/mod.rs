@@ -1,5 +1,6 @@
 //! From the flags of `run` and `create` to the body of the API's create request. Pure but for the files that flags name.
 
+mod limits;
 mod mounts;
 mod networks;
 mod ports;
@@ -10,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
+pub use limits::{LIMIT_FLAGS, RESOURCE_FLAGS, resources};
 pub use settings::SETTINGS_FLAGS;
 
 use crate::flags::{Flag, Kind, Matches, list, switch, text, value};
@@ -24,7 +26,7 @@ pub const CONTAINER_FLAGS: &[Flag] = &[
     list("cap-add", None, "Give a capability"),
     list("cap-drop", None, "Take a capability away"),
     text("cidfile", None, "Write the container's id to this file, which must not exist"),
-    list("device", None, "Give a device of the host (HOST[:CONTAINER[:PERMISSIONS]])"),
+    list("device", None, "Give a device: of the host (HOST[:CONTAINER[:PERMISSIONS]]), or of a CDI specification (VENDOR/CLASS=NAME)"),
     list("dns", None, "Use this DNS server"),
     text("entrypoint", None, "Run this program in place of the image's entrypoint"),
     list("env", Some('e'), "Set an environment variable (NAME=VALUE, or NAME to hand on one's own)"),
@@ -50,7 +52,11 @@ pub const CONTAINER_FLAGS: &[Flag] = &[
     switch("quiet", Some('q'), "Show no progress of a pull"),
     switch("read-only", None, "Mount the container's root read-only"),
     switch("rm", None, "Remove the container, and its anonymous volumes, when it ends"),
-    list("security-opt", None, "Security option: seccomp=FILE, seccomp=unconfined or no-new-privileges"),
+    list(
+        "security-opt",
+        None,
+        "Security option: seccomp=FILE|unconfined|builtin, no-new-privileges, apparmor=PROFILE, systempaths=unconfined, writable-cgroups",
+    ),
     value("shm-size", None, Kind::Bytes, "Size of /dev/shm"),
     text("stop-signal", None, "Signal that asks the container to stop"),
     value("stop-timeout", None, Kind::Int, "Seconds between that signal and the end by force"),
@@ -61,17 +67,6 @@ pub const CONTAINER_FLAGS: &[Flag] = &[
     text("uts", None, "UTS namespace: host"),
     list("volume", Some('v'), "Mount a volume or a folder of the host ([SOURCE:]TARGET[:OPTIONS])"),
     text("workdir", Some('w'), "Working directory inside the container"),
-];
-
-/// What a container may use: the flags that `update` has too.
-pub const RESOURCE_FLAGS: &[Flag] = &[
-    value("cpu-shares", Some('c'), Kind::Int, "Share of the CPU relative to others (1024 is usual)"),
-    value("cpus", None, Kind::Decimal, "Number of CPUs"),
-    text("cpuset-cpus", None, "CPUs to run on (0-2, or 0,1)"),
-    value("memory", Some('m'), Kind::Bytes, "Limit of memory"),
-    value("memory-swap", None, Kind::BytesOrUnlimited, "Limit of memory and swap together; -1 for no limit"),
-    value("pids-limit", None, Kind::Int, "Limit of processes; -1 for no limit"),
-    text("restart", None, "When to restart it: no, always, unless-stopped or on-failure[:RETRIES]"),
 ];
 
 /// A parsed request to make a container.
@@ -175,28 +170,6 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
     })
 }
 
-/// The resource part of a host configuration, which `update` sends alone.
-pub fn resources(m: &Matches) -> Result<Map<String, Value>> {
-    let mut host = Map::new();
-    let numbers = [
-        ("CpuShares", m.int("cpu-shares")),
-        ("NanoCpus", m.nano("cpus")),
-        ("Memory", m.bytes("memory")),
-        ("MemorySwap", m.bytes("memory-swap")),
-        ("PidsLimit", m.int("pids-limit")),
-    ];
-    for (key, number) in numbers {
-        if let Some(number) = number {
-            host.insert(key.into(), number.into());
-        }
-    }
-    put_text(&mut host, "CpusetCpus", m.text("cpuset-cpus"));
-    if let Some(policy) = m.text("restart") {
-        host.insert("RestartPolicy".into(), restart_policy(policy)?);
-    }
-    Ok(host)
-}
-
 /// `NAME=VALUE` flags as a map; a name alone has the empty value.
 pub fn pairs(given: &[&str]) -> Map<String, Value> {
     given.iter().map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (name.to_owned(), value.into())).collect()
@@ -258,6 +231,7 @@ fn streams(m: &Matches, detached: bool) -> Result<Streams> {
 
 fn host_config(m: &Matches) -> Result<Map<String, Value>> {
     let mut host = resources(m)?;
+    limits::host(m, &mut host)?;
     if m.on("rm") && host.get("RestartPolicy").is_some_and(|policy| policy["Name"] != "no") {
         bail!("conflicting options: --restart and --rm: a container that is removed cannot be restarted");
     }
@@ -282,8 +256,16 @@ fn host_config(m: &Matches) -> Result<Map<String, Value>> {
     put_list(&mut host, "CapDrop", m.list("cap-drop").into_iter().map(capability).collect());
     put_list(&mut host, "Dns", addresses(&m.list("dns"))?);
     put_list(&mut host, "ExtraHosts", extra_hosts(&m.list("add-host"))?);
-    put_list(&mut host, "SecurityOpt", security_options(&m.list("security-opt"))?);
-    put_values(&mut host, "Devices", m.list("device").into_iter().map(device).collect::<Result<_>>()?);
+    let mut security = security_options(&m.list("security-opt"))?;
+    let given = security.len();
+    security.retain(|option| !matches!(option.as_str(), "systempaths=unconfined" | "systempaths:unconfined"));
+    if security.len() < given {
+        // Not the engine's to know: nothing is masked, and nothing made read-only.
+        host.insert("MaskedPaths".into(), json!([]));
+        host.insert("ReadonlyPaths".into(), json!([]));
+    }
+    put_list(&mut host, "SecurityOpt", security);
+    put_values(&mut host, "Devices", limits::devices(m).1.into_iter().map(device).collect::<Result<_>>()?);
     put_values(&mut host, "Ulimits", m.list("ulimit").into_iter().map(ulimit).collect::<Result<_>>()?);
     put_values(&mut host, "Mounts", m.list("mount").into_iter().map(mounts::mount).collect::<Result<_>>()?);
     let tmpfs: Map<String, Value> = m

@@ -10,7 +10,6 @@ use crate::units::parse_go_duration;
 /// Flags of `run` and `create` besides the everyday ones.
 pub const SETTINGS_FLAGS: &[Flag] = &[
     list("annotation", None, "Attach an annotation for the OCI runtime (NAME=VALUE)"),
-    value("blkio-weight", None, Kind::Int, "Share of block I/O relative to others (10 to 1000)"),
     text("cgroupns", None, "Cgroup namespace: host or private"),
     list("dns-option", None, "Set an option of the resolver"),
     list("dns-search", None, "Search this domain for short host names"),
@@ -25,7 +24,6 @@ pub const SETTINGS_FLAGS: &[Flag] = &[
     list("label-file", None, "Read labels from a file"),
     text("log-driver", None, "How the output is kept: json-file or none"),
     list("log-opt", None, "Option of the log (max-size=10m, max-file=3)"),
-    value("memory-reservation", None, Kind::Bytes, "Memory that is left to the container when others need some"),
     switch("no-healthcheck", None, "Run no health check, not the image's either"),
     value("oom-score-adj", None, Kind::Int, "How early it is chosen when memory runs out (-1000 to 1000)"),
     text("platform", None, "Platform of the image (linux/amd64)"),
@@ -45,14 +43,8 @@ pub fn config(m: &Matches, body: &mut Map<String, Value>) -> Result<()> {
 
 /// What the flags say about the host.
 pub fn host(m: &Matches, host: &mut Map<String, Value>) -> Result<()> {
-    for (key, number) in [
-        ("BlkioWeight", m.int("blkio-weight")),
-        ("MemoryReservation", m.bytes("memory-reservation")),
-        ("OomScoreAdj", m.int("oom-score-adj")),
-    ] {
-        if let Some(number) = number {
-            host.insert(key.into(), number.into());
-        }
+    if let Some(score) = m.int("oom-score-adj") {
+        host.insert("OomScoreAdj".into(), score.into());
     }
     put_text(host, "CgroupnsMode", m.text("cgroupns"));
     put_text(host, "UsernsMode", m.text("userns"));

@@ -9,8 +9,8 @@ use crate::flags;
 
 fn body(line: &[&str]) -> Result<Value> {
     let args: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
-    let matches =
-        flags::parse(&[CONTAINER_FLAGS, RESOURCE_FLAGS, SETTINGS_FLAGS], false, &args).map_err(|misuse| anyhow::anyhow!(misuse.0))?;
+    let matches = flags::parse(&[CONTAINER_FLAGS, RESOURCE_FLAGS, LIMIT_FLAGS, SETTINGS_FLAGS], false, &args)
+        .map_err(|misuse| anyhow::anyhow!(misuse.0))?;
     let environment = |name: &str| (name == "HOME").then(|| "/root".to_owned());
     plan(&matches, false, &Surroundings { environment: &environment, directory: Path::new("/here/now") }).map(|plan| plan.body)
 }
@@ -271,4 +271,68 @@ fn settings_become_fields() {
     {
         assert!(words(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn limits_of_devices_and_processors() {
+    let line = [
+        "--cpu-period",
+        "50000",
+        "--cpu-quota",
+        "25000",
+        "--cpu-rt-runtime",
+        "95",
+        "--cpuset-mems",
+        "0",
+        "--memory-swappiness",
+        "0",
+        "--oom-kill-disable",
+        "--device-read-bps",
+        "/dev/vda:1mb",
+        "--device-write-iops",
+        "/dev/vda:100",
+        "--blkio-weight-device",
+        "/dev/vda:300",
+        "--device-cgroup-rule",
+        "c 10:* rwm",
+        "--cgroup-parent",
+        "/quay",
+        "busybox",
+    ];
+    let body = body(&line).expect("parses");
+    let expected = json!({
+        "CpuPeriod": 50000, "CpuQuota": 25000, "CpuRealtimeRuntime": 95, "CpusetMems": "0", "MemorySwappiness": 0, "OomKillDisable": true,
+        "BlkioDeviceReadBps": [{"Path": "/dev/vda", "Rate": 1_048_576}], "BlkioDeviceWriteIOps": [{"Path": "/dev/vda", "Rate": 100}],
+        "BlkioWeightDevice": [{"Path": "/dev/vda", "Weight": 300}], "DeviceCgroupRules": ["c 10:* rwm"], "CgroupParent": "/quay",
+    });
+    for (key, value) in expected.as_object().expect("an object") {
+        assert_eq!(body["HostConfig"][key], *value, "{key}");
+    }
+    for bad in [["--device-read-bps", "vda:1"], ["--device-write-iops", "/dev/vda:x"], ["--blkio-weight-device", "/dev/vda"]] {
+        assert!(refused(&[bad[0], bad[1], "busybox"]).contains(bad[1]), "{bad:?}");
+    }
+}
+
+#[test]
+fn devices_by_description() {
+    let requests = |line: &[&str]| body(&[line, &["busybox"]].concat()).expect("parses")["HostConfig"]["DeviceRequests"].clone();
+    let gpus = |spec: &str| requests(&["--gpus", spec])[0].clone();
+    assert_eq!(gpus("all"), json!({"Driver": "", "Count": -1, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}}));
+    assert_eq!(gpus("2")["Count"], 2);
+    let some = gpus("\"device=0,GPU-1\",capabilities=utility,driver=nvidia");
+    assert_eq!((&some["DeviceIDs"], &some["Count"], &some["Driver"]), (&json!(["0", "GPU-1"]), &json!(0), &json!("nvidia")));
+    assert_eq!(some["Capabilities"], json!([["gpu", "utility"]]));
+    assert!(
+        refused(&["--gpus", "some", "busybox"]).contains("some") && refused(&["--gpus", "count=1,count=2", "busybox"]).contains("twice")
+    );
+    let both = ["--device", "vendor.com/net=one", "--device", "/dev/null"];
+    assert_eq!(requests(&both), json!([{"Driver": "cdi", "DeviceIDs": ["vendor.com/net=one"]}]));
+    assert_eq!(body(&[&both[..], &["busybox"]].concat()).expect("parses")["HostConfig"]["Devices"][0]["PathOnHost"], "/dev/null");
+}
+
+#[test]
+fn system_paths_are_shown_by_leaving_the_lists_empty() {
+    let body = body(&["--security-opt", "systempaths=unconfined", "--security-opt", "label=disable", "busybox"]).expect("parses");
+    let host = &body["HostConfig"];
+    assert_eq!((&host["MaskedPaths"], &host["ReadonlyPaths"], &host["SecurityOpt"]), (&json!([]), &json!([]), &json!(["label=disable"])));
 }

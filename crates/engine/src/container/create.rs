@@ -63,6 +63,7 @@ impl Engine {
             };
         }
         spec::validate(&config, &host)?;
+        let warnings = self.fit_limits(&mut host)?;
         let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
         let planned_mounts = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;
         let networks = match sandbox::Mode::parse(&host) {
@@ -93,7 +94,6 @@ impl Engine {
             stopped_by_hand: false,
             removes_volumes: false,
         };
-        let warnings = self.limit_warnings(&record);
         Ok((record, warnings))
     }
 
@@ -115,21 +115,6 @@ impl Engine {
             mounts.extend(record.planned_mounts.iter().filter(|mount| !mount.hidden).map(|mount| mount.clone().shared(read_only)));
         }
         Ok(mounts)
-    }
-
-    /// What the machine cannot keep of the limits asked for.
-    fn limit_warnings(&self, record: &Record) -> Vec<String> {
-        let has = |controller: &str| self.cgroups.controller(controller).is_some();
-        let host = &record.host;
-        let asked = [
-            (host.memory != 0 && !has("memory"), "a limit of memory"),
-            (host.memory != 0 && !self.limits_swap(), "a limit of swap"),
-            (host.nano_cpus != 0 && !has("cpu"), "a limit of processors"),
-            (host.pids_limit.is_some_and(|limit| limit > 0) && !has("pids"), "a limit of processes"),
-            (!host.cpuset_cpus.is_empty() && !has("cpuset"), "a choice of processors"),
-        ];
-        let lacking = asked.into_iter().filter(|(lacks, _)| *lacks);
-        lacking.map(|(_, what)| format!("This machine's kernel does not keep {what}: it has no effect")).collect()
     }
 
     /// A container whose namespaces are to be joined must exist; whether it runs matters at the start.

@@ -235,7 +235,7 @@ impl Engine {
     /// Ends what is left of a container whose monitor was lost, and says how it ended as far as that is known.
     pub(crate) async fn bury(self: &Arc<Self>, container: &Arc<Container>) -> Exit {
         let record_path = self.layout.exit_record(&container.id);
-        let group = self.group(&container.id);
+        let group = self.group(&container.record());
         let name = container.record().name.clone();
         let recorded = tokio::task::spawn_blocking(move || {
             // No monitor, no container: what runs on unwatched could never be stopped or accounted for.
@@ -259,6 +259,7 @@ impl Engine {
         let before = container.record();
         // Before anybody learns of the end: who waited for it may take the port at once.
         self.release_network(&before).await;
+        self.release_cgroup_parent(&before).await;
         let restarts = self.restarts(container, &before, exit.code);
         // Read before the end is known: who waits for it may go on at once.
         let kept = container.keep.load(Ordering::Acquire);
@@ -292,6 +293,14 @@ impl Engine {
                 let name = &container.record().name;
                 tracing::error!(container = name, error = types::error::chain(&error), "the container could not be removed at its end");
             }
+        }
+    }
+
+    async fn release_cgroup_parent(self: &Arc<Self>, record: &Arc<Record>) {
+        if record.host.cgroup_parent.starts_with('/') {
+            let (engine, record) = (self.clone(), record.clone());
+            // Only a panic can fail here, which has been told already.
+            let _ = tokio::task::spawn_blocking(move || engine.drop_cgroup_parent(&record)).await;
         }
     }
 

@@ -113,6 +113,7 @@ impl Engine {
             move |source| Error::File { operation, path, source }
         };
         std::fs::create_dir_all(&run).map_err(file("make the run directory", &run))?;
+        self.provide_cgroup_parent(record)?;
         let network = self.prepare_network(record)?;
         self.note_start(record, &network)?;
         let security = Security::parse(&record.host)?;
@@ -138,7 +139,7 @@ impl Engine {
                 work: snapshot.work,
                 volatile: record.is_ephemeral(),
             },
-            cgroup: self.layout.cgroup(&record.id),
+            cgroup: self.cgroup_path(record).to_string_lossy().into_owned(),
             user: record.config.user.clone(),
             additional_groups: record.host.group_add.to_vec(),
             init: record.host.init == Some(true),
@@ -243,6 +244,7 @@ impl Engine {
         });
         self.save_later(container);
         let _ = std::fs::remove_dir_all(self.layout.run(&record.id));
+        self.drop_cgroup_parent(&record);
         self.events.publish("container", "die", record.id.as_str(), super::lifecycle::with_exit_code(&record, exit_code));
     }
 

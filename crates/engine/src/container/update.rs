@@ -53,18 +53,20 @@ impl Engine {
             return Err(Error::BeingRemoved { name: record.name.clone() });
         }
         let mut host = record.host.clone();
+        refuse_fixed(&request.resources)?;
         merge(&mut host, &request)?;
         crate::spec::validate(&record.config, &host)?;
+        let warnings = self.fit_limits(&mut host)?;
         if record.is_alive()
             && let Some(link) = container.link()
         {
-            let resources = Box::new(resources::limits(&host));
+            let resources = Box::new(resources::limits(&host)?);
             link.order(Request::Update { resources }, &[]).await?;
         }
         self.change(&container, |record| record.host = host);
         self.save(&container).await?;
         self.publish(&container, "update");
-        Ok(Vec::new())
+        Ok(warnings)
     }
 }
 
@@ -95,6 +97,10 @@ fn merge(host: &mut HostConfig, request: &UpdateRequest) -> Result<(), Error> {
         (&mut host.cpu_quota, new.cpu_quota),
         (&mut host.cpu_period, new.cpu_period),
         (&mut host.memory_reservation, new.memory_reservation),
+        (&mut host.cpu_realtime_period, new.cpu_realtime_period),
+        (&mut host.cpu_realtime_runtime, new.cpu_realtime_runtime),
+        (&mut host.kernel_memory, new.kernel_memory),
+        (&mut host.kernel_memory_tcp, new.kernel_memory_tcp),
     ] {
         if given != 0 {
             *held = given;
@@ -119,8 +125,12 @@ fn merge(host: &mut HostConfig, request: &UpdateRequest) -> Result<(), Error> {
             held.clone_from(given);
         }
     }
-    if new.blkio_weight != 0 {
-        host.blkio_weight = new.blkio_weight;
+    merge_block_io(host, new);
+    if new.memory_swappiness.is_some_and(|value| value != -1) {
+        host.memory_swappiness = new.memory_swappiness;
+    }
+    if new.oom_kill_disable == Some(true) {
+        host.oom_kill_disable = new.oom_kill_disable;
     }
     if new.pids_limit.is_some() {
         host.pids_limit = new.pids_limit;
@@ -129,6 +139,40 @@ fn merge(host: &mut HostConfig, request: &UpdateRequest) -> Result<(), Error> {
         host.restart_policy.clone_from(policy);
     }
     Ok(())
+}
+
+fn merge_block_io(host: &mut HostConfig, new: &HostConfig) {
+    if new.blkio_weight != 0 {
+        host.blkio_weight = new.blkio_weight;
+    }
+    if !new.blkio_weight_device.is_empty() {
+        host.blkio_weight_device.clone_from(&new.blkio_weight_device);
+    }
+    for (held, given) in [
+        (&mut host.blkio_device_read_bps, &new.blkio_device_read_bps),
+        (&mut host.blkio_device_write_bps, &new.blkio_device_write_bps),
+        (&mut host.blkio_device_read_iops, &new.blkio_device_read_iops),
+        (&mut host.blkio_device_write_iops, &new.blkio_device_write_iops),
+    ] {
+        if !given.is_empty() {
+            held.clone_from(given);
+        }
+    }
+}
+
+/// What is part of a container from its beginning.
+fn refuse_fixed(new: &HostConfig) -> Result<(), Error> {
+    let asked = [
+        (!new.cgroup_parent.is_empty(), "CgroupParent"),
+        (!new.devices.is_empty(), "Devices"),
+        (!new.device_cgroup_rules.is_empty(), "DeviceCgroupRules"),
+        (!new.device_requests.is_empty(), "DeviceRequests"),
+        (!new.ulimits.is_empty(), "Ulimits"),
+    ];
+    match asked.into_iter().find(|(asked, _)| *asked) {
+        Some((_, field)) => Err(crate::sandbox::bad(field, "", "it cannot be changed after the container was made")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

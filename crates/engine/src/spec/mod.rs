@@ -25,6 +25,7 @@ const PATH_DEFAULT: &str = types::container::defaults::PATH_ENV;
 /// Checks everything that the start would refuse, as far as it depends on the request alone.
 pub(crate) fn validate(config: &Config, host: &HostConfig) -> Result<(), Error> {
     resources::validate(host)?;
+    crate::cgroup_parent::validate(host)?;
     Security::parse(host)?;
     namespaces(host)?;
     if let Some(health) = &config.healthcheck {
@@ -77,7 +78,7 @@ impl Engine {
             rootfs_propagation: propagation(&record.planned_mounts).to_owned(),
             ..oci::Linux::default()
         };
-        let mut limits = resources::limits(host);
+        let mut limits = resources::limits(host)?;
         if let Some(memory) = &mut limits.memory
             && !self.limits_swap()
         {
@@ -89,7 +90,7 @@ impl Engine {
         Ok(oci::Spec {
             oci_version: OCI_VERSION.to_owned(),
             root: Some(oci::Root { path: Path::new("rootfs").to_owned(), readonly: host.readonly_rootfs }),
-            mounts: self.mounts(record)?,
+            mounts: self.mounts(record, security)?,
             process: Some(process(record, security)?),
             hostname: if host.uts_mode == "host" { String::new() } else { config.hostname.clone() },
             domainname: if host.uts_mode == "host" { String::new() } else { config.domainname.clone() },
@@ -100,10 +101,22 @@ impl Engine {
     }
 
     /// The mounts of every container, the files that name hosts, and the container's own, outermost first.
-    fn mounts(&self, record: &Record) -> Result<Vec<oci::Mount>, Error> {
+    fn mounts(&self, record: &Record, security: &Security) -> Result<Vec<oci::Mount>, Error> {
         let host = &record.host;
         let mut mounts = runtime::default::mounts(host.shm_size.max(0) as u64, host.privileged);
-        if let Some(shared) = self.shared_memory(host)? {
+        if security.writable_cgroups {
+            for option in mounts
+                .iter_mut()
+                .filter(|mount| mount.kind == "cgroup")
+                .flat_map(|mount| &mut mount.options)
+                .filter(|option| *option == "ro")
+            {
+                "rw".clone_into(option);
+            }
+        }
+        if host.ipc_mode == "none" {
+            mounts.retain(|mount| mount.destination != Path::new("/dev/shm"));
+        } else if let Some(shared) = self.shared_memory(host)? {
             mounts.retain(|mount| mount.destination != Path::new("/dev/shm"));
             mounts.push(bind("/dev/shm", &shared, &["rbind", "rprivate"]));
         }
@@ -234,6 +247,7 @@ fn process(record: &Record, security: &Security) -> Result<oci::Process, Error> 
         capabilities: Some(security.capability_sets()),
         rlimits: host.ulimits.iter().map(|limit| resources::rlimit(&limit.name, limit.soft, limit.hard)).collect::<Result<_, _>>()?,
         no_new_privileges: security.no_new_privileges,
+        apparmor_profile: security.apparmor.clone().unwrap_or_default(),
         oom_score_adj: Some(host.oom_score_adj as i32).filter(|score| *score != 0),
         ..oci::Process::default()
     })
@@ -291,6 +305,10 @@ fn devices(host: &HostConfig, linux: &mut oci::Linux, limits: &mut oci::Resource
             linux.devices.retain(|held| held.path != device.path);
             linux.devices.push(device);
         }
+    }
+    // Last, since the last rule that matches decides.
+    for rule in &host.device_cgroup_rules {
+        limits.devices.push(resources::device_rule(rule)?);
     }
     Ok(())
 }

@@ -1,11 +1,18 @@
 //! What a container may do: capabilities, seccomp, no-new-privileges.
 
+use std::path::Path;
+
 use runtime::oci;
 use runtime::plan::{capability_name, capability_number};
 use types::container::HostConfig;
 
 use super::bad;
 use crate::Error;
+
+/// Where the kernel lists profiles when AppArmor is in force.
+const APPARMOR: &str = "/sys/kernel/security/apparmor/profiles";
+const KNOWN_OPTIONS: &str =
+    "use no-new-privileges, seccomp=PROFILE|unconfined|builtin, apparmor=PROFILE|unconfined, label=disable or writable-cgroups";
 
 /// A container's privileges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +21,10 @@ pub(crate) struct Security {
     pub(crate) capabilities: Vec<String>,
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Seccomp,
+    /// The profile of AppArmor.
+    pub(crate) apparmor: Option<String>,
+    /// /sys/fs/cgroup can be written.
+    pub(crate) writable_cgroups: bool,
 }
 
 /// Which system calls are filtered.
@@ -33,6 +44,8 @@ impl Security {
             capabilities: capabilities(host)?,
             no_new_privileges: false,
             seccomp: if host.privileged { Seccomp::Unconfined } else { Seccomp::Default },
+            apparmor: None,
+            writable_cgroups: false,
         };
         for option in &host.security_opt {
             let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
@@ -42,10 +55,28 @@ impl Security {
                 ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
                 ("seccomp", "builtin") => security.seccomp = Seccomp::Default,
                 ("seccomp", profile) if !profile.is_empty() => security.seccomp = Seccomp::Custom(profile.to_owned()),
-                // Nothing is confined by these here, so taking the confinement away is done already.
+                ("writable-cgroups", "" | "true") => security.writable_cgroups = true,
+                ("writable-cgroups", "false") => security.writable_cgroups = false,
+                // Nothing is confined by these unless it is asked for, so taking the confinement away is done already.
                 ("apparmor", "unconfined") | ("label", "disable") => {}
-                _ => return Err(bad("SecurityOpt", option, "use no-new-privileges, or seccomp= with a profile or unconfined")),
+                ("apparmor", profile) if !profile.is_empty() => {
+                    if !Path::new(APPARMOR).exists() {
+                        return Err(bad("SecurityOpt", option, "this machine's kernel has no AppArmor, or it is switched off"));
+                    }
+                    security.apparmor = Some(profile.to_owned());
+                }
+                ("label", _) => {
+                    return Err(bad("SecurityOpt", option, "labels of SELinux are not supported: label=disable is all there is"));
+                }
+                _ => return Err(bad("SecurityOpt", option, KNOWN_OPTIONS)),
             }
+        }
+        if security.writable_cgroups && !host.privileged && host.cgroupns_mode != "private" {
+            return Err(bad(
+                "SecurityOpt",
+                "writable-cgroups",
+                "it needs a cgroup namespace of the container's own: use --cgroupns private",
+            ));
         }
         Ok(security)
     }
@@ -123,6 +154,19 @@ mod tests {
         assert!(parse("no-new-privileges:true").expect("known").no_new_privileges);
         assert_eq!(parse("seccomp=unconfined").expect("known").seccomp, Seccomp::Unconfined);
         assert_eq!(parse("seccomp={}").expect("known").seccomp, Seccomp::Custom("{}".into()));
-        assert!(parse("selinux=x").is_err() && parse("seccomp=").is_err());
+        assert!(parse("selinux=x").is_err() && parse("seccomp=").is_err() && parse("apparmor=").is_err());
+        assert!(parse("label=type:x").expect_err("no labels").to_string().contains("SELinux"));
+        assert!(parse("label:disable").is_ok() && parse("apparmor:unconfined").is_ok());
+    }
+
+    #[test]
+    fn cgroups_are_writable_in_a_namespace_of_their_own() {
+        let host = |mode: &str| HostConfig {
+            security_opt: vec!["writable-cgroups=true".to_owned()].into(),
+            cgroupns_mode: mode.to_owned(),
+            ..HostConfig::default()
+        };
+        assert!(Security::parse(&host("private")).expect("an own namespace").writable_cgroups);
+        assert!(Security::parse(&host("host")).is_err());
     }
 }

@@ -147,31 +147,10 @@ impl HostConfig {
         refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
         refused.when(!defaults::RUNTIMES.contains(&self.runtime.as_str()), "HostConfig.Runtime");
         refused.when(!["", "default"].contains(&self.isolation.as_str()), "HostConfig.Isolation");
-        for option in &self.security_opt {
-            let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
-            let asked = match name {
-                "label" => value != "disable",
-                "apparmor" => value != "unconfined",
-                _ => false,
-            };
-            refused.when(asked, &format!("HostConfig.SecurityOpt ({option})"));
-        }
     }
 
     fn refuse_resources(&self, refused: &mut Refused) {
-        refused.when(!self.cgroup_parent.is_empty(), "HostConfig.CgroupParent");
-        refused.when(!self.blkio_weight_device.is_empty(), "HostConfig.BlkioWeightDevice");
-        refused.when(!self.blkio_device_read_bps.is_empty(), "HostConfig.BlkioDeviceReadBps");
-        refused.when(!self.blkio_device_write_bps.is_empty(), "HostConfig.BlkioDeviceWriteBps");
-        refused.when(!self.blkio_device_read_iops.is_empty(), "HostConfig.BlkioDeviceReadIOps");
-        refused.when(!self.blkio_device_write_iops.is_empty(), "HostConfig.BlkioDeviceWriteIOps");
-        refused.when(self.cpu_realtime_period != 0, "HostConfig.CpuRealtimePeriod");
-        refused.when(self.cpu_realtime_runtime != 0, "HostConfig.CpuRealtimeRuntime");
-        refused.when(!self.device_cgroup_rules.is_empty(), "HostConfig.DeviceCgroupRules");
         refused.when(!self.device_requests.is_empty(), "HostConfig.DeviceRequests");
-        refused.when(self.kernel_memory_tcp != 0, "HostConfig.KernelMemoryTCP");
-        refused.when(self.memory_swappiness.is_some_and(|value| value != -1), "HostConfig.MemorySwappiness");
-        refused.when(self.oom_kill_disable == Some(true), "HostConfig.OomKillDisable");
         refused.when(self.cpu_count != 0, "HostConfig.CpuCount");
         refused.when(self.cpu_percent != 0, "HostConfig.CpuPercent");
         refused.when(self.io_maximum_iops != 0, "HostConfig.IOMaximumIOps");
@@ -274,7 +253,7 @@ mod tests {
             "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
                 "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
-                "Mounts": [{"Type": "bind"}, {"Type": "image"}], "SecurityOpt": ["label=disable", "apparmor=x", "no-new-privileges"],
+                "Mounts": [{"Type": "bind"}, {"Type": "image"}], "IOMaximumIOps": 1,
             },
             "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv6Address": "fd00::2"}, "DriverOpts": {"a": "b"}}}},
         });
@@ -283,7 +262,7 @@ mod tests {
             "HostConfig.LogConfig.Type (syslog)",
             "HostConfig.UsernsMode",
             "HostConfig.Runtime",
-            "HostConfig.SecurityOpt (apparmor=x)",
+            "HostConfig.IOMaximumIOps",
             "HostConfig.Mounts[1].Type (image)",
             "NetworkingConfig.EndpointsConfig[n].IPAMConfig (IPv6 and link-local addresses)",
             "NetworkingConfig.EndpointsConfig[n].DriverOpts",

@@ -133,6 +133,9 @@ pub struct HostConfig {
     pub device_cgroup_rules: List<String>,
     /// Devices asked for by capability (GPUs).
     pub device_requests: List<DeviceRequest>,
+    /// Kernel memory limit in bytes: no kernel keeps it any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kernel_memory: i64,
     /// TCP buffer memory limit in bytes.
     #[serde(rename = "KernelMemoryTCP", skip_serializing_if = "is_zero")]
     pub kernel_memory_tcp: i64,
