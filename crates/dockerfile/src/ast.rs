@@ -28,6 +28,8 @@ pub struct Dockerfile {
     pub args: Vec<Instruction>,
     /// The stages, at least one.
     pub stages: Vec<Stage>,
+    /// The text, which errors quote.
+    pub source: String,
     /// Places where a continued line is followed by an empty one, which a later syntax may refuse.
     pub empty_continuations: Vec<Lines>,
 }
@@ -65,12 +67,12 @@ pub struct Stage {
     pub lines: Lines,
     /// The `FROM` as one line.
     pub text: String,
-    /// The comment right above it that begins with the stage's name: its description.
-    pub comment: Option<String>,
-    /// What the lint is told to skip by comments above the `FROM`.
+    /// The comment lines right above it, without their `#`.
     pub comments: Vec<String>,
-    /// Whether the keyword, and `AS`, as they were written.
+    /// The keyword, and `AS`, as they were written.
     pub keywords: (String, Option<String>),
+    /// The name as it was written.
+    pub written_name: Option<String>,
     /// The instructions.
     pub instructions: Vec<Instruction>,
 }
@@ -247,49 +249,16 @@ pub struct Run {
     pub security: Option<String>,
 }
 
-/// One `RUN --mount`, unexpanded.
+/// One `RUN --mount`, unexpanded: what the fields mean is known once variables are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunMount {
-    /// `type`.
-    pub kind: MountType,
-    /// `from`: a stage, an image or a named context.
-    pub from: Option<String>,
-    /// `source`.
-    pub source: Option<String>,
-    /// `target`.
-    pub target: Option<String>,
-    /// `id`.
-    pub id: Option<String>,
-    /// `env` (secrets): the variable that holds it.
-    pub env: Option<String>,
-    /// `sharing` (caches).
-    pub sharing: Option<String>,
-    /// `size` (tmpfs), in bytes.
-    pub size: Option<u64>,
-    /// `required` (secrets, ssh).
-    pub required: bool,
-    /// `rw` or `ro`, if given.
-    pub read_only: Option<bool>,
-    /// `uid`.
-    pub uid: Option<u32>,
-    /// `gid`.
-    pub gid: Option<u32>,
-    /// `mode`.
-    pub mode: Option<u32>,
+    /// The fields in order: `type=cache`, or a word alone such as `required`. Keys are in lower case.
+    pub fields: Vec<(String, Option<String>)>,
 }
 
-/// The type of a `RUN --mount`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MountType {
-    /// Files of the context, a stage or an image.
-    #[default]
-    Bind,
-    /// A folder kept between builds.
-    Cache,
-    /// Memory.
-    Tmpfs,
-    /// A secret of the client.
-    Secret,
-    /// The client's ssh agent.
-    Ssh,
+impl RunMount {
+    /// The last value of a field.
+    pub fn field(&self, key: &str) -> Option<&str> {
+        self.fields.iter().rev().find(|(name, _)| name == key)?.1.as_deref()
+    }
 }

@@ -66,10 +66,44 @@ pub enum Problem {
     Lint {
         /// The rules' names.
         rules: String,
+        /// The findings.
+        warnings: Vec<crate::lint::Warning>,
     },
 }
 
 impl Error {
+    /// A fault of the whole.
+    pub(crate) fn meaning(message: String, hint: Option<String>) -> Self {
+        Self { place: None, problem: Problem::Meaning { message, hint } }
+    }
+
+    /// The error in one line for people: file, line, column, what is wrong and what to write instead.
+    pub fn explain(&self, file: &str) -> String {
+        let mut text = match &self.place {
+            Some(place) => format!("{file}:{}:{}: ", place.line, place.column),
+            None => String::new(),
+        };
+        let message = self.problem.to_string();
+        text.push_str(&message.replacen("unknown instruction: ", "unknown instruction ", 1));
+        if let Some(advice) = self.advice() {
+            text.push_str(": ");
+            text.push_str(advice);
+        }
+        text
+    }
+
+    fn advice(&self) -> Option<&str> {
+        match &self.problem {
+            Problem::Syntax { hint, .. } | Problem::Meaning { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The advice, where it is the question whether something else was meant: part of the message itself, as clients know it.
+    fn question(&self) -> Option<&str> {
+        self.advice().filter(|advice| advice.starts_with("did you mean"))
+    }
+
     /// The faulty lines and those around them, numbered, the faulty ones marked; nothing without a place.
     pub fn excerpt(&self, file: &str, dockerfile: &str) -> Option<String> {
         Some(excerpt(file, dockerfile, self.place.as_ref()?.lines))
@@ -95,11 +129,13 @@ pub fn excerpt(file: &str, text: &str, lines: Lines) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.place, &self.problem) {
-            (Some(place), Problem::Syntax { message, .. }) => {
-                write!(out, "dockerfile parse error on line {}, column {}: {message}", place.line, place.column)
-            }
-            (Some(place), problem) => write!(out, "dockerfile line {}: {problem}", place.line),
-            (None, problem) => problem.fmt(out),
+            (Some(place), Problem::Syntax { .. }) => write!(out, "dockerfile parse error on line {}: {}", place.line, self.problem)?,
+            (Some(place), Problem::Meaning { .. }) => write!(out, "dockerfile line {}: {}", place.line, self.problem)?,
+            (_, problem) => problem.fmt(out)?,
+        }
+        match self.question() {
+            Some(question) => write!(out, " ({question})"),
+            None => Ok(()),
         }
     }
 }
@@ -116,9 +152,6 @@ impl Classify for Error {
     }
 
     fn hint(&self) -> Option<String> {
-        match &self.problem {
-            Problem::Syntax { hint, .. } | Problem::Meaning { hint, .. } => hint.clone(),
-            _ => None,
-        }
+        self.advice().filter(|_| self.question().is_none()).map(str::to_owned)
     }
 }

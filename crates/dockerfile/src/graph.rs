@@ -333,7 +333,7 @@ pub struct CopyAction {
     pub destination: String,
     /// Whether the source is a pattern. One that matches nothing copies nothing; a plain path that is not there is an error.
     pub wildcard: bool,
-    /// Keep the source's parent folders: those after the pivot `/./` if the source has one.
+    /// Keep the source's parent folders: those after the pivot `/./`, which `source` always has then.
     pub parents: bool,
     /// Patterns (as in `.dockerignore`) of what is left out, relative to the source folder.
     pub exclude: Vec<String>,
@@ -404,6 +404,8 @@ pub struct Lowered {
     pub platform: Platform,
     /// `SOURCE_DATE_EPOCH` of the build, in seconds since 1970.
     pub epoch: Option<i64>,
+    /// Build arguments that no instruction asks for.
+    pub unused_args: Vec<String>,
     /// What the lint and the lowering found.
     pub warnings: Vec<crate::lint::Warning>,
 }

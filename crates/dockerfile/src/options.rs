@@ -6,6 +6,7 @@ use types::image::ImageConfig;
 use types::{Digest, Platform};
 
 use crate::graph::{GitSource, NetworkMode, Source};
+use crate::ignore::Matcher;
 
 /// What a build is told besides its Dockerfile.
 #[derive(Debug, Clone)]
@@ -32,6 +33,10 @@ pub struct Options {
     pub contexts: BTreeMap<String, NamedContext>,
     /// `--network`: for commands that ask for none themselves.
     pub network: NetworkMode,
+    /// The context's `.dockerignore`, for the lint.
+    pub ignore: Option<Matcher>,
+    /// `--check` without a target: stages that the target doesn't need are looked at too.
+    pub all_stages: bool,
 }
 
 impl Default for Options {
@@ -48,6 +53,8 @@ impl Default for Options {
             context: Source::Local { name: crate::MAIN_CONTEXT.to_owned() },
             contexts: BTreeMap::new(),
             network: NetworkMode::Default,
+            ignore: None,
+            all_stages: false,
         }
     }
 }
