@@ -147,6 +147,9 @@ impl Classify for Error {
             {
                 Some("the group uses more memory than the new limit: choose a higher one, or free memory first".into())
             }
+            Self::Write { source: Errno::INVAL, path, .. } if path.ends_with("cpu.rt_runtime_us") => {
+                Some("the group above has no real-time time to hand on: write some to its cpu.rt_runtime_us first".into())
+            }
             Self::Write { source: Errno::BUSY, path, .. } if path.ends_with("cgroup.subtree_control") => {
                 Some("a group that hands on controllers may not contain processes: move them to a leaf group".into())
             }

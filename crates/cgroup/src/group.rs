@@ -234,6 +234,13 @@ impl Group {
         })
     }
 
+    /// Hybrid machines: makes a version 2 controller reach this group. The levels above are not expected to hand it on before something asks for it.
+    pub(crate) fn hand_down(&self, member: &Member, controller: &str) -> Result<()> {
+        let levels = self.path.components().count();
+        let above: Vec<&Path> = member.directory.ancestors().skip(1).take(levels).collect();
+        above.iter().rev().try_for_each(|directory| file::write(&directory.join("cgroup.subtree_control"), &format!("+{controller}")))
+    }
+
     pub(crate) fn principal_directory(&self) -> PathBuf {
         self.principal().map(|member| member.directory.clone()).unwrap_or_default()
     }

@@ -14,6 +14,8 @@ pub struct Limits {
     pub memory_reservation: Option<i64>,
     /// Memory plus swap, bytes, as Docker counts it; -1 unlimited.
     pub memory_swap: Option<i64>,
+    /// Whether a memory limit below what is in use is refused, rather than met by killing.
+    pub memory_check: bool,
     /// Tendency to swap, 0 to 100 (version 1 only; not a setting of version 2).
     pub memory_swappiness: Option<u64>,
     /// Whether the kernel stops processes of a full group instead of killing one (version 1 only).
@@ -82,7 +84,11 @@ pub(crate) fn apply(group: &Group, limits: &Limits) -> Result<()> {
     for (size, bytes) in &limits.hugetlb {
         let setting = Setting::find(group, "hugetlb", "the use of huge pages")?;
         plain_name("huge page size", size)?;
-        setting.write(&format!("hugetlb.{size}.{}", setting.name("limit_in_bytes", "max")), &bytes.to_string())?;
+        let name = format!("hugetlb.{size}.{}", setting.name("limit_in_bytes", "max"));
+        if setting.unified() && !setting.member.directory.join(&name).exists() {
+            group.hand_down(setting.member, "hugetlb")?;
+        }
+        setting.write(&name, &bytes.to_string())?;
     }
     if !limits.devices.is_empty() {
         devices::apply(group, &limits.devices)?;
@@ -153,6 +159,12 @@ fn memory(group: &Group, limits: &Limits) -> Result<()> {
         return Ok(());
     }
     let setting = Setting::find(group, "memory", "memory")?;
+    if let (true, Some(bytes @ 1..)) = (limits.memory_check, limits.memory) {
+        let used = file::read(&setting.member.directory.join(setting.name("memory.usage_in_bytes", "memory.current")))?;
+        if file::number(&used).is_some_and(|used| used > bytes as u64) {
+            return Err(Error::Invalid { what: "the memory limit", value: bytes.to_string(), reason: "more is in use already" });
+        }
+    }
     if setting.unified() {
         memory_v2(&setting, limits)?
     } else {

@@ -125,6 +125,28 @@ pub fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), Errno> 
     checked(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// Runs `body` with other ids towards filesystems (setfsuid(2), setfsgid(2)) and every permitted capability in force, then takes both back. For a caller
+/// that is user 0; affects the calling thread.
+///
+/// # Errors
+/// The errno of capset(2), and EPERM when the ids cannot be taken on.
+pub fn with_filesystem_ids<T>(uid: u32, gid: u32, body: impl FnOnce() -> T) -> Result<T, Errno> {
+    // Both calls answer with the id before, and never fail otherwise; asking for one that is not possible shows what is in force.
+    // SAFETY: takes a number; memory is not involved.
+    let change = |call: libc::c_long, id: u32| unsafe { libc::syscall(call, libc::c_ulong::from(id)) as u32 };
+    let in_force = |call| change(call, u32::MAX);
+    let before = current()?;
+    let (old_gid, old_uid) = (change(libc::SYS_setfsgid, gid), change(libc::SYS_setfsuid, uid));
+    // Leaving user 0 took the capabilities over files out of force.
+    let raised = set(&before);
+    let taken = (in_force(libc::SYS_setfsuid), in_force(libc::SYS_setfsgid)) == (uid, gid);
+    let result = raised.and_then(|()| if taken { Ok(body()) } else { Err(Errno::PERM) });
+    change(libc::SYS_setfsuid, old_uid);
+    change(libc::SYS_setfsgid, old_gid);
+    set(&before)?;
+    result
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

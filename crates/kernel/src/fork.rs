@@ -67,14 +67,22 @@ struct CloneArgs {
 /// # Errors
 /// The errno of clone3(2) or clone(2).
 pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> Result<Child, Errno> {
+    clone_process(flags, libc::SIGCHLD as u64, cgroup, body)
+}
+
+/// The same, but the child's parent is the caller's parent, which gets the caller's own signal at its end: for a caller that stepped into namespaces it
+/// cannot leave, and has nothing else to do.
+///
+/// # Errors
+/// As [`fork`].
+pub fn fork_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> Result<Child, Errno> {
+    clone_process(flags | libc::CLONE_PARENT as u64, 0, cgroup, body)
+}
+
+fn clone_process(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> Result<Child, Errno> {
     const INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: libc::c_int = -1;
-    let mut args = CloneArgs {
-        flags: flags | libc::CLONE_PIDFD as u64,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
+    let mut args = CloneArgs { flags: flags | libc::CLONE_PIDFD as u64, pidfd: &raw mut pidfd as u64, exit_signal, ..CloneArgs::default() };
     if let Some(directory) = cgroup {
         args.flags |= INTO_CGROUP;
         args.cgroup = directory.as_raw_fd() as u64;

@@ -179,6 +179,9 @@ pub enum Root {
         /// Nothing is synced: a crash of the machine loses `upper`, which must then not be mounted again.
         #[serde(default)]
         volatile: bool,
+        /// The ids on disk are those that the container sees, whatever its user namespace makes of them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        idmap: bool,
     },
 }
 

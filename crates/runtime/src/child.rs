@@ -85,7 +85,7 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
         init: launch.init,
         preserve_fds: launch.preserve_fds,
         die_with_caller: launch.die_with_caller,
-        in_user_namespace: plan.ids.is_some(),
+        in_user_namespace: plan.in_user_namespace(),
     };
     let result =
         process::become_program(&order, &[context.channel.as_fd(), launch.gate.map_or(context.channel.as_fd(), |gate| gate.outcome)]);
@@ -133,7 +133,7 @@ fn enter(context: &Context<'_>) -> Result<()> {
     }
     rustix::process::setsid().map_err(Error::step("make a session"))?;
     new_keyring(launch.id);
-    if plan.ids.is_some() {
+    if plan.in_user_namespace() {
         kernel::caps::set_ids(0, 0, Some(&[])).map_err(Error::step("become root of the user namespace"))?;
     }
     // Where a pid namespace is shared, its other processes could look into this one until it executes its program, if it were dumpable.

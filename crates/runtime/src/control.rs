@@ -11,6 +11,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::process::Pid;
 
 use crate::error::ExecFailure;
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub(crate) enum Message {
     Ready(Option<OwnedFd>),
     /// To the child: execute.
     Start,
+    /// From a go-between: the child that it made for the caller, by its number and its descriptor.
+    Born(Pid, OwnedFd),
     /// From the child: what went wrong. Nothing follows.
     Failed(Error),
     /// The other end is closed.
@@ -55,6 +58,7 @@ impl Channel {
             Message::HooksDone => (vec![b'h'], None),
             Message::Ready(fd) => (vec![b'R'], fd.as_ref()),
             Message::Start => (vec![b's'], None),
+            Message::Born(pid, fd) => ([&b"B"[..], &pid.as_raw_nonzero().get().to_ne_bytes()].concat(), Some(fd)),
             Message::Failed(error) => (encode(error), None),
             Message::End => return Ok(()),
         };
@@ -91,6 +95,10 @@ impl Channel {
             Some((b'h', _)) => Message::HooksDone,
             Some((b'R', _)) => Message::Ready(fd),
             Some((b's', _)) => Message::Start,
+            Some((b'B', number)) => {
+                let pid = number.try_into().ok().and_then(|bytes| Pid::from_raw(i32::from_ne_bytes(bytes)));
+                pid.zip(fd).map_or(Message::End, |(pid, fd)| Message::Born(pid, fd))
+            }
             Some(_) => Message::Failed(decode(&buffer[..received.bytes])),
         })
     }

@@ -84,6 +84,10 @@ pub enum Root {
         work: PathBuf,
         /// Nothing is synced: a crash of the machine loses `upper`. The same `upper` may be mounted so again while the machine has not crashed.
         volatile: bool,
+        /// Files of all layers, the read/write one included, have the ids on disk that the container sees: they are mapped through its user
+        /// namespace, so that layers are shared with containers that have other maps or none. Needs a user namespace, Linux 5.19, and `upper` and
+        /// `work` side by side.
+        idmap: bool,
     },
 }
 
@@ -309,11 +313,13 @@ fn fork_child(
         let context = Context { launch, plan, sources, binds: &binds, group, channel: theirs };
         child::run(&context, ours.as_fd())
     };
-    let child = spaces::in_joined(&sources.joined_by_caller(plan), || {
-        kernel::fork::fork(plan.new_namespaces, into.as_ref().map(AsFd::as_fd), body)
-            .map_err(Error::step("make a process in new namespaces"))
-    })?;
-    Ok(child)
+    let (joined, into) = (sources.joined_by_caller(plan), into.as_ref().map(AsFd::as_fd));
+    if plan.joins_users {
+        return spaces::fork_beyond(&joined, plan.new_namespaces, into, body);
+    }
+    spaces::in_joined(&joined, || {
+        kernel::fork::fork(plan.new_namespaces, into, body).map_err(Error::step("make a process in new namespaces"))
+    })
 }
 
 /// Serves the child until it has set everything up.

@@ -11,7 +11,7 @@ use kernel::mount::Propagation;
 
 pub(crate) use capability::names as capability_names;
 pub use capability::{Capabilities, capability_name, capability_number};
-pub use mount::{Filesystem, MountStep};
+pub use mount::{Filesystem, IdMap, MountStep};
 pub(crate) use process::plan as process;
 pub use process::{ProcessPlan, Rlimit, UserChoice};
 
@@ -39,6 +39,10 @@ pub struct Plan {
     pub time_offsets: String,
     /// Maps of a new user namespace.
     pub ids: Option<IdMaps>,
+    /// An existing user namespace is joined.
+    pub joins_users: bool,
+    /// The kinds of namespaces (network, IPC, processes) that do not belong to the container's user namespace, so that it may not mount their filesystems.
+    pub foreign: u64,
     /// Host name.
     pub hostname: Option<String>,
     /// NIS domain name.
@@ -71,6 +75,13 @@ pub struct Plan {
     pub child_hooks: bool,
     /// Hooks that run in the caller while the child waits.
     pub runtime_hooks: bool,
+}
+
+impl Plan {
+    /// Whether the container's ids are not the host's.
+    pub fn in_user_namespace(&self) -> bool {
+        self.ids.is_some() || self.joins_users
+    }
 }
 
 /// Maps of a user namespace, in the form of `/proc/PID/uid_map`.
@@ -135,8 +146,10 @@ pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("the specification has no process"))?;
     let spaces = Namespaces::of(linux, given)?;
     let user_namespace = spaces.new & namespace::USER != 0;
+    let joins_users = !user_namespace && spaces.own(namespace::USER);
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
-    if mapped && !user_namespace {
+    // Beside a namespace to join they say nothing: it has its own. Podman gives some all the same.
+    if mapped && !user_namespace && !joins_users {
         return Err(Error::invalid("id mappings are given, but no new user namespace"));
     }
     for (name, value, flag) in [("hostname", &spec.hostname, namespace::UTS), ("domainname", &spec.domainname, namespace::UTS)] {
@@ -151,12 +164,14 @@ pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
         new_namespaces: spaces.new,
         late_namespaces: spaces.late,
         time_offsets: linux.time_offsets.iter().map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs, offset.nanosecs)).collect(),
-        ids: if user_namespace { Some(id_maps(linux)?) } else { None },
+        ids: if user_namespace { Some(id_maps(&linux.uid_mappings, &linux.gid_mappings, "a new user namespace")?) } else { None },
+        joins_users,
+        foreign: spaces.foreign(user_namespace, joins_users),
         hostname: text(&spec.hostname),
         domainname: text(&spec.domainname),
         propagation: root_propagation(&linux.rootfs_propagation)?,
         readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
-        mounts: spec.mounts.iter().map(mount::step).collect::<Result<_>>()?,
+        mounts: spec.mounts.iter().map(|mount| mount::step(mount, user_namespace || joins_users)).collect::<Result<_>>()?,
         own_dev,
         devices: devices(linux, own_dev)?,
         links: if own_dev { LINKS.to_vec() } else { Vec::new() },
@@ -237,20 +252,54 @@ impl Namespaces {
         Ok(spaces)
     }
 
+    /// The kinds that belong to another user namespace than the container's. What is joined beside a user namespace is taken for its own.
+    fn foreign(&self, new_users: bool, joins_users: bool) -> u64 {
+        let all = namespace::NET | namespace::IPC | namespace::PID;
+        match (new_users, joins_users) {
+            (true, _) => all & !self.new,
+            (false, true) => all & !(self.new | self.given | self.joined.iter().map(|(kind, _)| kind).sum::<u64>()),
+            (false, false) => 0,
+        }
+    }
+
     /// Whether the container has a namespace of the kind that is not the host's.
     fn own(&self, flag: u64) -> bool {
         (self.new | self.late | self.given) & flag != 0 || self.joined.iter().any(|(kind, _)| *kind == flag)
     }
 }
 
-fn id_maps(linux: &oci::Linux) -> Result<IdMaps> {
-    let text = |maps: &[oci::IdMapping]| -> String {
-        maps.iter().map(|map| format!("{} {} {}\n", map.container_id, map.host_id, map.size)).collect()
-    };
-    if linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty() {
-        return Err(Error::invalid("a new user namespace needs uidMappings and gidMappings"));
+/// The kernel takes no longer maps.
+const ID_MAPPINGS_MAX: usize = 340;
+
+fn id_maps(users: &[oci::IdMapping], groups: &[oci::IdMapping], what: &str) -> Result<IdMaps> {
+    if users.is_empty() || groups.is_empty() {
+        return Err(Error::invalid(format!("{what} needs uidMappings and gidMappings")));
     }
-    Ok(IdMaps { users: text(&linux.uid_mappings), groups: text(&linux.gid_mappings) })
+    Ok(IdMaps { users: id_map(users, "uidMappings")?, groups: id_map(groups, "gidMappings")? })
+}
+
+/// One map as the kernel wants it: ranges that are not empty, do not wrap and do not overlap on either side.
+fn id_map(maps: &[oci::IdMapping], field: &str) -> Result<String> {
+    if maps.len() > ID_MAPPINGS_MAX {
+        return Err(Error::invalid(format!("{field} has {} ranges: the kernel takes {ID_MAPPINGS_MAX}", maps.len())));
+    }
+    for (at, map) in maps.iter().enumerate() {
+        let fits = |start: u32| start.checked_add(map.size).is_some();
+        if map.size == 0 || !fits(map.container_id) || !fits(map.host_id) {
+            return Err(Error::invalid(format!(
+                "{field}[{at}]: a range of {} ids from {} to {} is not possible",
+                map.size, map.container_id, map.host_id
+            )));
+        }
+        let overlap = |one: u32, size: u32, other: u32, other_size: u32| one < other + other_size && other < one + size;
+        if maps[..at].iter().any(|earlier| {
+            overlap(map.container_id, map.size, earlier.container_id, earlier.size)
+                || overlap(map.host_id, map.size, earlier.host_id, earlier.size)
+        }) {
+            return Err(Error::invalid(format!("{field}[{at}] overlaps an earlier range")));
+        }
+    }
+    Ok(maps.iter().map(|map| format!("{} {} {}\n", map.container_id, map.host_id, map.size)).collect())
 }
 
 fn root_propagation(text: &str) -> Result<Propagation> {

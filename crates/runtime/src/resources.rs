@@ -27,6 +27,7 @@ pub fn limits(resources: &oci::Resources) -> Result<Limits> {
         memory: nonzero(memory.limit),
         memory_reservation: nonzero(memory.reservation),
         memory_swap: nonzero(memory.swap),
+        memory_check: memory.check_before_update == Some(true),
         memory_swappiness: memory.swappiness,
         oom_kill_disable: memory.disable_oom_killer,
         cpu_shares: cpu.shares,

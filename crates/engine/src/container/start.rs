@@ -138,6 +138,7 @@ impl Engine {
                 upper: snapshot.upper,
                 work: snapshot.work,
                 volatile: record.is_ephemeral(),
+                idmap: false,
             },
             cgroup: self.cgroup_path(record).to_string_lossy().into_owned(),
             user: record.config.user.clone(),

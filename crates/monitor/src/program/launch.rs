@@ -175,7 +175,7 @@ pub(super) fn terminal_streams(master: OwnedFd, open_stdin: bool) -> io::Result<
 fn root(root: &Root) -> runtime::Root {
     match root.clone() {
         Root::Path(path) => runtime::Root::Path(path),
-        Root::Overlay { lower, upper, work, volatile } => runtime::Root::Overlay { lower, upper, work, volatile },
+        Root::Overlay { lower, upper, work, volatile, idmap } => runtime::Root::Overlay { lower, upper, work, volatile, idmap },
     }
 }
 

@@ -102,6 +102,7 @@ impl Rig {
                 upper: self.dir.join("upper"),
                 work: self.dir.join("work"),
                 volatile: true,
+                idmap: false,
             },
             cgroup: format!("{}/c", self.name),
             user: String::new(),

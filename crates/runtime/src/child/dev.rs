@@ -26,8 +26,8 @@ pub(super) fn fill(context: &Context<'_>, root: BorrowedFd<'_>, made: &Made) -> 
     let plan = context.plan;
     for (index, device) in plan.devices.iter().enumerate() {
         match context.sources.devices.get(index) {
-            Some(source) => bind_node(device, source.as_fd(), root)?,
-            None => make_node(device, root, made)?,
+            Some(Some(source)) => bind_node(device, source.as_fd(), root)?,
+            _ => make_node(device, root, made)?,
         }
     }
     if plan.own_dev {

@@ -6,16 +6,14 @@ use std::path::Path;
 use kernel::mount::{Change, Propagation, attribute};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen, mount, move_mount,
-};
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::{Context, attach};
 use crate::launch::Root;
 use crate::path::{make_directory, make_file, open_in, open_plain};
 use crate::plan::{Filesystem, MountStep};
-use crate::source::{Bind, RootMount, clear_of, explanation, late_options};
+use crate::root::{Layers, RootMount, mount_late};
+use crate::source::{Bind, clear_of, new_filesystem};
 use crate::{Error, Result};
 
 /// Mounts that later steps work in through their descriptors, whatever lies over them by then.
@@ -38,13 +36,10 @@ pub(super) fn take_root(context: &Context<'_>) -> Result<OwnedFd> {
             move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Error::step("attach the root filesystem"))?;
             rustix::io::fcntl_dupfd_cloexec(root, 3).map_err(Error::step("open the root filesystem"))
         }
-        (RootMount::Late, Root::Overlay { lower, upper, work, volatile }) => {
-            let fail = || Error::step(format!("mount overlay with the upper directory {}", upper.display()));
-            let (options, _held) = late_options(lower, upper, work, *volatile).map_err(fail())?;
-            let options = std::ffi::CString::new(options).map_err(|_| Error::invalid("an overlay path contains a zero byte"))?;
-            // Any directory does; this one is there, and in this namespace nobody looks for it any more.
-            mount(c"overlay", upper, c"overlay", MountFlags::empty(), Some(options.as_c_str())).map_err(fail())?;
-            openat(CWD, upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail())
+        (RootMount::Late, Root::Overlay { lower, upper, work, volatile, .. }) => {
+            mount_late(&Layers { lower, upper, work, volatile: *volatile })?;
+            openat(CWD, upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(Error::step("open the root filesystem"))
         }
         (RootMount::Late, Root::Path(_)) => Err(Error::invalid("a directory needs no late mount")),
     }
@@ -61,7 +56,11 @@ pub(super) fn mount_all(context: &Context<'_>, root: BorrowedFd<'_>) -> Result<M
                 mount_new(step, "cgroup2", "cgroup", &[], root, &mut made)?;
             }
             (Filesystem::Cgroup, _) => mount_groups(step, context, root, &mut made)?,
-            (Filesystem::New { kind, source, parameters }, _) => mount_new(step, kind, source, parameters, root, &mut made)?,
+            (Filesystem::New { kind, .. }, Some(made_by_caller)) => {
+                let mount = rustix::io::fcntl_dupfd_cloexec(&made_by_caller.mount, 3).map_err(Error::step(step.name()))?;
+                place_new(step, kind, mount, root, &mut made)?;
+            }
+            (Filesystem::New { kind, source, parameters }, None) => mount_new(step, kind, source, parameters, root, &mut made)?,
         }
     }
     Ok(made)
@@ -82,30 +81,21 @@ fn mount_new(
     root: BorrowedFd<'_>,
     made: &mut Made,
 ) -> Result<()> {
-    let fail = || Error::step(step.name());
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail())?;
-    if !source.is_empty() {
-        fsconfig_set_string(&context, "source", source).map_err(fail())?;
-    }
-    for (key, value) in parameters {
-        let result = match value {
-            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
-            None => fsconfig_set_flag(&context, key.as_str()),
-        };
-        let option = || value.as_ref().map_or(key.clone(), |value| format!("{key}={value}"));
-        result.map_err(|errno| Error::step(format!("{}: set the option {:?}{}", step.name(), option(), explanation(&context)))(errno))?;
-    }
-    fsconfig_create(&context).map_err(|errno| Error::step(format!("{}{}", step.name(), explanation(&context)))(errno))?;
     // A tmpfs may get mount points and nodes before it becomes read-only.
     let later = if kind == "tmpfs" { step.set & attribute::RDONLY } else { 0 };
-    let flags = MountAttrFlags::from_bits_retain((step.set & !later) as u32);
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail())?;
-    attach(mount.as_fd(), mount_point(step, kind, root)?.as_fd()).map_err(fail())?;
-    spread(step, mount.as_fd())?;
+    let mount = new_filesystem(step, kind, source, parameters, step.set & !later)?;
     if later != 0 {
-        let copy = rustix::io::fcntl_dupfd_cloexec(&mount, 3).map_err(fail())?;
+        let copy = rustix::io::fcntl_dupfd_cloexec(&mount, 3).map_err(Error::step(step.name()))?;
         made.readonly.push((step.name(), copy));
     }
+    place_new(step, kind, mount, root, made)
+}
+
+/// Attaches a new filesystem, and remembers those that later steps work in.
+fn place_new(step: &MountStep, kind: &str, mount: OwnedFd, root: BorrowedFd<'_>, made: &mut Made) -> Result<()> {
+    let fail = || Error::step(step.name());
+    attach(mount.as_fd(), mount_point(step, kind, root)?.as_fd()).map_err(fail())?;
+    spread(step, mount.as_fd())?;
     match (kind, step.target.to_str()) {
         ("proc", Some("/proc")) => made.proc = Some(mount),
         ("sysfs", Some("/sys")) => made.sys = Some(mount),

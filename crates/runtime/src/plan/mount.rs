@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kernel::mount::{Propagation, attribute};
 
-use super::clean;
+use super::{IdMaps, clean, id_maps};
 use crate::{Error, Result, oci};
 
 /// One mount, ready to be made.
@@ -35,8 +35,8 @@ pub enum Filesystem {
         source: PathBuf,
         /// With what is mounted below it.
         recursive: bool,
-        /// Ids are mapped through the container's user namespace.
-        idmap: bool,
+        /// Ids of its files are shown mapped.
+        idmap: Option<IdMap>,
     },
     /// The container's own view of its control groups.
     Cgroup,
@@ -49,6 +49,15 @@ pub enum Filesystem {
         /// Parameters: flags without, strings with a value.
         parameters: Vec<(String, Option<String>)>,
     },
+}
+
+/// A mount's own mapping of ids: what is the first number on the filesystem is the second in the mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap {
+    /// The maps; `None` means those of the container's user namespace.
+    pub maps: Option<IdMaps>,
+    /// Mounts below are mapped too.
+    pub recursive: bool,
 }
 
 impl MountStep {
@@ -84,7 +93,7 @@ pub(super) fn is_bind(mount: &oci::Mount) -> bool {
 }
 
 /// What `mount` asks for.
-pub(super) fn step(mount: &oci::Mount) -> Result<MountStep> {
+pub(super) fn step(mount: &oci::Mount, in_user_namespace: bool) -> Result<MountStep> {
     if !mount.destination.is_absolute() && mount.destination.as_os_str().is_empty() {
         return Err(Error::invalid("a mount has no destination"));
     }
@@ -92,19 +101,17 @@ pub(super) fn step(mount: &oci::Mount) -> Result<MountStep> {
     if target == Path::new("/") {
         return Err(Error::invalid("nothing can be mounted on the container's root"));
     }
-    if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
-        return Err(Error::unsupported(format!("the mount on {} has id mappings of its own, which is not supported", target.display())));
-    }
     let bind = is_bind(mount);
     let mut step =
         MountStep { target, filesystem: Filesystem::Cgroup, set: 0, clear: 0, set_recursive: 0, clear_recursive: 0, propagation: None };
-    let (mut recursive, mut idmap) = (false, false);
+    let mut recursive = false;
     let mut parameters = Vec::new();
     for option in &mount.options {
         match option.as_str() {
             "bind" | "defaults" | "async" | "nomand" | "noiversion" | "" => {}
             "rbind" => recursive = true,
-            "idmap" | "ridmap" if bind => idmap = true,
+            // See `id_map`.
+            "idmap" | "ridmap" => {}
             "tmpcopyup" => return Err(Error::unsupported(format!("the mount option {option:?} is not supported"))),
             option if attributes(option, &mut step) || propagation(option, &mut step) => {}
             option if bind => {
@@ -116,6 +123,7 @@ pub(super) fn step(mount: &oci::Mount) -> Result<MountStep> {
             }),
         }
     }
+    let idmap = id_map(mount, &step.target, bind, in_user_namespace)?;
     step.filesystem = match mount.kind.as_str() {
         _ if bind && !Path::new(&mount.source).is_absolute() => {
             return Err(Error::invalid(format!(
@@ -136,6 +144,29 @@ pub(super) fn step(mount: &oci::Mount) -> Result<MountStep> {
         return Err(Error::invalid(format!("{} cannot be covered by a mount: it is inside /proc", step.target.display())));
     }
     Ok(step)
+}
+
+/// The mapping that a mount asks for, by an option or by maps of its own.
+fn id_map(mount: &oci::Mount, target: &Path, bind: bool, in_user_namespace: bool) -> Result<Option<IdMap>> {
+    let asked = |name: &str| mount.options.iter().any(|option| option == name);
+    let own = !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty());
+    if !(own || asked("idmap") || asked("ridmap")) {
+        return Ok(None);
+    }
+    if !bind {
+        return Err(Error::invalid(format!("the mount on {} cannot be id-mapped: only bind mounts can", target.display())));
+    }
+    let maps = match own {
+        true => Some(id_maps(&mount.uid_mappings, &mount.gid_mappings, &format!("the id-mapped mount on {}", target.display()))?),
+        false if in_user_namespace => None,
+        false => {
+            return Err(Error::invalid(format!(
+                "the id-mapped mount on {} needs uidMappings and gidMappings, or a user namespace of the container's to take them from",
+                target.display()
+            )));
+        }
+    };
+    Ok(Some(IdMap { maps, recursive: asked("ridmap") }))
 }
 
 /// Options that are attributes of a mount: the name, whether it sets or clears, and the attribute. With an `r` before it the whole tree is meant.

@@ -76,7 +76,7 @@ fn options_of_a_bind() {
     };
     let step = bind(&["rbind", "ro", "nosuid", "rnoexec", "rslave"]).unwrap();
     assert_eq!(step.target, Path::new("/a/c"));
-    assert_eq!(step.filesystem, Filesystem::Bind { source: "/host".into(), recursive: true, idmap: false });
+    assert_eq!(step.filesystem, Filesystem::Bind { source: "/host".into(), recursive: true, idmap: None });
     assert_eq!((step.set, step.set_recursive, step.propagation), (0x3, 0x8, Some((Propagation::Slave, true))));
     let changed = bind(&["bind", "ro", "rw", "noatime", "relatime"]).unwrap();
     assert_eq!((changed.set, changed.clear), (0, 0x1 | 0x70));

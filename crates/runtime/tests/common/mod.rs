@@ -69,7 +69,13 @@ impl Bed {
     }
 
     pub fn root(&self) -> Root {
-        Root::Overlay { lower: vec![self.path.join("lower")], upper: self.path.join("upper"), work: self.path.join("work"), volatile: true }
+        Root::Overlay {
+            lower: vec![self.path.join("lower")],
+            upper: self.path.join("upper"),
+            work: self.path.join("work"),
+            volatile: true,
+            idmap: false,
+        }
     }
 
     pub fn group(&self) -> PathBuf {
