@@ -333,7 +333,10 @@ impl Reader<'_> {
 
     fn conditional(&mut self, name: &str, op: char, null_is_unset: bool) -> Result<String, String> {
         let word = self.part('}', false, "'}'")?;
+        let noted = self.unmatched.len();
         let value = self.value(name);
+        // Who says what holds without the variable knows that it may not be set.
+        self.unmatched.truncate(noted);
         if value.is_none() && self.lexer.skip_unset {
             let colon = if null_is_unset { ":" } else { "" };
             return Ok(format!("${{{name}{colon}{op}{word}}}"));

@@ -44,6 +44,29 @@ pub fn lower(file: &Dockerfile, options: &Options, bases: &mut dyn Bases) -> Res
     lowering.finish(target)
 }
 
+impl Dockerfile {
+    /// The images that the file names with these build arguments, as far as they can be told without knowing more: for asking who may fetch them.
+    pub fn images(&self, args: &BTreeMap<String, String>) -> Vec<String> {
+        let lexer = Lexer::new(self.directives.escape);
+        let mut env = env::global(&Options { build_args: args.clone(), ..Options::default() }, "");
+        for pair in self.args.iter().filter_map(|item| if let Kind::Arg(pairs) = &item.kind { Some(pairs) } else { None }).flatten() {
+            let default = pair.default.as_ref().and_then(|text| lexer.word(text, &|name| env.get(name)).ok());
+            if let Some(value) = args.get(&pair.name).cloned().or(default) {
+                env.set(&pair.name, &value);
+            }
+        }
+        let is_stage = |name: &str| self.stages.iter().any(|stage| stage.name.as_deref() == Some(&name.to_lowercase()));
+        let bases = self.stages.iter().filter_map(|stage| lexer.word(&stage.base, &|name| env.get(name)).ok());
+        let instructions = self.stages.iter().flat_map(|stage| &stage.instructions);
+        let sources = instructions.flat_map(|item| match &item.kind {
+            Kind::Copy(copy) => copy.from.iter().cloned().collect(),
+            Kind::Run(run) => run.mounts.iter().filter_map(|mount| mount.field("from")).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        });
+        bases.chain(sources).filter(|name| !is_stage(name) && name != "scratch" && name.parse::<usize>().is_err()).collect()
+    }
+}
+
 fn check_syntax(file: &Dockerfile) -> Result<(), Error> {
     let Some(Directive { value, line }) = &file.directives.syntax else { return Ok(()) };
     let name = value.split('@').next().unwrap_or_default();

@@ -400,7 +400,7 @@ impl Lowering<'_> {
     }
 
     fn words_of(&mut self, state: &StageState, instruction: &Instruction, command: &CommandLine, keyword: &str) -> Vec<String> {
-        if !command.shell || command.words.is_empty() {
+        if !command.shell {
             return command.words.clone();
         }
         if state.config.config.as_ref().is_none_or(|run| run.shell.is_none()) {

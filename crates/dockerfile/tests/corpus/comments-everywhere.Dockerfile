@@ -1,0 +1,11 @@
+# top
+
+   # indented
+FROM base
+RUN echo \
+# in between
+   # indented in between
+   a \
+
+   b
+# end

@@ -1,0 +1,3 @@
+FROM scratch AS empty
+FROM base
+COPY --from=empty / /x

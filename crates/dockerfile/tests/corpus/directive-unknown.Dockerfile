@@ -1,0 +1,3 @@
+# frontend=x
+# syntax=docker/dockerfile:1
+FROM base

@@ -1,0 +1,3 @@
+FROM base
+RUN echo a \\
+RUN echo b

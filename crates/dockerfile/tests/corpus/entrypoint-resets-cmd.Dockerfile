@@ -1,0 +1,5 @@
+FROM base
+ENTRYPOINT ["e"]
+FROM base
+CMD ["c"]
+ENTRYPOINT ["e"]

@@ -1,0 +1,5 @@
+FROM base
+COPY <<EOF /empty
+EOF
+RUN <<EOF
+EOF

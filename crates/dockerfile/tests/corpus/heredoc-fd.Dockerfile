@@ -1,0 +1,5 @@
+FROM base
+RUN cat 3<<X
+in
+X
+RUN after

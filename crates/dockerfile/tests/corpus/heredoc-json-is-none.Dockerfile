@@ -1,0 +1,3 @@
+FROM base
+RUN ["cat", "<<EOF"]
+COPY ["<<EOF", "/x"]

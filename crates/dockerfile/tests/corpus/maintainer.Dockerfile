@@ -1,0 +1,2 @@
+FROM base
+MAINTAINER Ann Example <ann@example.com>

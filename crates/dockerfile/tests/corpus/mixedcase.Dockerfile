@@ -1,0 +1,3 @@
+From base As One
+RuN a
+ENv A=b

@@ -1,0 +1,6 @@
+FROM base AS p
+ONBUILD RUN <<EOF
+a
+b
+EOF
+FROM p

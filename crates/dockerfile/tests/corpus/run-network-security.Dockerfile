@@ -1,0 +1,6 @@
+FROM base
+RUN --network=none a
+RUN --network=host b
+RUN --network=default c
+RUN --security=insecure d
+RUN --security=sandbox --network=none e

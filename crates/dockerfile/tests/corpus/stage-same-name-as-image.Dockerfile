@@ -1,0 +1,4 @@
+FROM debian AS debian
+RUN a
+FROM debian
+RUN b
