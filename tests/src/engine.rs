@@ -171,6 +171,18 @@ impl Engine {
         self.spawn()
     }
 
+    /// Ends the engine in order and starts it again in the same folder.
+    pub fn restart_gently(&mut self) -> Result<()> {
+        if let Some(child) = &mut self.child {
+            kill_process(Pid::from_raw(i32::try_from(child.id())?).context("a process id")?, Signal::TERM)?;
+            if sh::wait(child, Instant::now() + END_TIMEOUT)?.is_none() {
+                bail!("the engine did not end at SIGTERM within {END_TIMEOUT:?}");
+            }
+            self.child = None;
+        }
+        self.spawn()
+    }
+
     /// Says that the test has made a mess on purpose: what is left is removed without failing the test.
     pub fn forgive_leaks(&mut self) {
         self.keep_quiet = true;

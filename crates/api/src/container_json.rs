@@ -350,7 +350,7 @@ fn command_line(path: &str, args: &[String]) -> String {
 
 /// The state in words, as `ps` shows it.
 fn status_words(state: &State, now: Timestamp) -> String {
-    let ago = |time: Option<Timestamp>| human_duration(time.map_or(0, |time| now.duration_since(time).as_secs()));
+    let ago = |time: Option<Timestamp>| types::words::duration(time.map_or(0, |time| now.duration_since(time).as_secs()));
     match state.status {
         Status::Created => "Created".to_owned(),
         Status::Running => match state.health.as_ref().map(|health| health.status.as_str()) {
@@ -363,28 +363,6 @@ fn status_words(state: &State, now: Timestamp) -> String {
         Status::Removing => "Removal In Progress".to_owned(),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, ago(state.finished_at)),
         Status::Dead => "Dead".to_owned(),
-    }
-}
-
-/// A length of time in words, the larger the coarser.
-fn human_duration(seconds: i64) -> String {
-    const MINUTE: i64 = 60;
-    const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24;
-    let minutes = seconds / MINUTE;
-    let hours = (seconds + HOUR / 2) / HOUR;
-    match seconds {
-        ..1 => "Less than a second".to_owned(),
-        1 => "1 second".to_owned(),
-        2..60 => format!("{seconds} seconds"),
-        _ if minutes == 1 => "About a minute".to_owned(),
-        _ if minutes < 60 => format!("{minutes} minutes"),
-        _ if hours == 1 => "About an hour".to_owned(),
-        _ if hours < 2 * DAY => format!("{hours} hours"),
-        _ if hours < 14 * DAY => format!("{} days", hours / DAY),
-        _ if hours < 60 * DAY => format!("{} weeks", hours / DAY / 7),
-        _ if hours < 2 * 365 * DAY => format!("{} months", hours / DAY / 30),
-        _ => format!("{} years", hours / DAY / 365),
     }
 }
 
@@ -534,29 +512,6 @@ mod tests {
         assert_eq!(words(Status::Restarting, 1, 9, 5), "Restarting (1) 5 seconds ago");
         assert_eq!(words(Status::Exited, 137, 9, 0), "Exited (137) Less than a second ago");
         assert_eq!((words(Status::Removing, 0, 0, 0), words(Status::Dead, 0, 0, 0)), ("Removal In Progress".to_owned(), "Dead".to_owned()));
-    }
-
-    #[test]
-    fn lengths_of_time_get_coarser() {
-        let cases = [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (120, "2 minutes"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (2 * 3600, "2 hours"),
-            (47 * 3600, "47 hours"),
-            (48 * 3600, "2 days"),
-            (13 * 86_400, "13 days"),
-            (14 * 86_400, "2 weeks"),
-            (60 * 86_400, "2 months"),
-            (800 * 86_400, "2 years"),
-        ];
-        for (seconds, words) in cases {
-            assert_eq!(human_duration(seconds), words, "{seconds}");
-        }
     }
 
     #[test]

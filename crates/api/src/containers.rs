@@ -189,6 +189,9 @@ pub async fn attach(engine: Arc<Engine>, name: &str, request: Request) -> Result
 
 /// A body that is no JSON, or not of the right shape.
 pub fn bad_json(error: serde_json::Error) -> Failure {
+    if error.is_eof() {
+        return Failure::bad("invalid JSON: unexpected EOF");
+    }
     Failure::bad(format!("invalid JSON: {error}"))
 }
 

@@ -86,27 +86,9 @@ fn significant(value: f64, digits: usize) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// A duration in words, as in "Up 2 minutes".
-pub fn duration_words(seconds: i64) -> String {
-    let (minutes, hours) = (seconds / 60, (seconds as f64 / 3600.0).round() as i64);
-    match seconds {
-        ..1 => "Less than a second".to_owned(),
-        1 => "1 second".to_owned(),
-        2..60 => format!("{seconds} seconds"),
-        _ if minutes == 1 => "About a minute".to_owned(),
-        _ if minutes < 60 => format!("{minutes} minutes"),
-        _ if hours == 1 => "About an hour".to_owned(),
-        _ if hours < 48 => format!("{hours} hours"),
-        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        _ => format!("{} years", hours / 24 / 365),
-    }
-}
-
 /// "2 minutes ago", from a moment in seconds of the epoch.
 pub fn ago(then: i64) -> String {
-    format!("{} ago", duration_words(Timestamp::now().as_second() - then))
+    format!("{} ago", types::words::duration(Timestamp::now().as_second() - then))
 }
 
 /// A moment in seconds of the epoch, in the local zone: `2026-01-02 15:04:05 +0000 UTC`.
@@ -227,25 +209,6 @@ mod tests {
         assert_eq!(parse_nano("0.000000001"), Ok(1));
         for text in ["x", "", ".", "1.0000000001", "1e3", "--1"] {
             assert!(parse_nano(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_are_told_in_words() {
-        for (seconds, words) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (61, "About a minute"),
-            (125, "2 minutes"),
-            (3600, "About an hour"),
-            (7300, "2 hours"),
-            (172_801, "2 days"),
-            (15 * 86_400, "2 weeks"),
-            (100 * 86_400, "3 months"),
-            (1000 * 86_400, "2 years"),
-        ] {
-            assert_eq!(duration_words(seconds), words, "{seconds}");
         }
     }
 

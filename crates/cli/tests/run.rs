@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 static HOOKS: cli::Hooks = cli::Hooks { start_engine: || Err("no engine in this test".into()), commands: &[] };
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -16,19 +16,29 @@ struct Engine {
     seen: Arc<Mutex<Vec<String>>>,
 }
 
+/// What the connections of one engine share.
+struct Script {
+    log: Arc<Mutex<Vec<String>>>,
+    /// The answer to a start.
+    start: &'static str,
+    attached: (Mutex<Sender<UnixStream>>, Mutex<Receiver<UnixStream>>),
+    /// Whether a start was answered: nothing ends before it began.
+    begun: (Mutex<bool>, Condvar),
+}
+
 impl Engine {
     /// Serves one container whose start is answered with `start`, and which then prints and exits with 7.
     fn start(name: &str, start: &'static str) -> Self {
         let socket = std::env::temp_dir().join(format!("cais-cli-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).expect("bind");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = seen.clone();
-        let (started, starts) = channel();
-        let starts = Arc::new(Mutex::new(starts));
+        let (sender, receiver) = channel();
+        let attached = (Mutex::new(sender), Mutex::new(receiver));
+        let script = Arc::new(Script { log: seen.clone(), start, attached, begun: (Mutex::new(false), Condvar::new()) });
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, log, started, starts) = (stream.expect("accepted"), log.clone(), started.clone(), starts.clone());
-                std::thread::spawn(move || serve(stream, &log, start, &started, &starts));
+                let (stream, script) = (stream.expect("accepted"), script.clone());
+                std::thread::spawn(move || serve(stream, &script));
             }
         });
         Self { socket, seen }
@@ -51,7 +61,7 @@ impl Drop for Engine {
     }
 }
 
-fn serve(stream: UnixStream, log: &Mutex<Vec<String>>, start: &str, started: &Sender<UnixStream>, starts: &Mutex<Receiver<UnixStream>>) {
+fn serve(stream: UnixStream, script: &Arc<Script>) {
     let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
     let mut writer = stream;
     loop {
@@ -73,7 +83,7 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<String>>, start: &str, started: &Se
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("a body");
         let path = first.split(' ').nth(1).expect("a path").trim_start_matches("/v1.51").replace(ID, "ID");
-        log.lock().expect("not poisoned").push(path.clone());
+        script.log.lock().expect("not poisoned").push(path.clone());
         let answer = |status: &str, body: &str| {
             format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         };
@@ -90,28 +100,32 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<String>>, start: &str, started: &Se
             writer.write_all(answer("201 Created", &format!("{{\"Id\":\"{ID}\",\"Warnings\":[]}}")).as_bytes()).expect("written");
         } else if path.contains("/attach") {
             writer.write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").expect("written");
-            started.send(writer.try_clone().expect("cloned")).expect("sent");
+            script.attached.0.lock().expect("not poisoned").send(writer.try_clone().expect("cloned")).expect("sent");
         } else if path.contains("/wait") {
             writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").expect("written");
-            let (mut wait, start_failed) = (writer.try_clone().expect("cloned"), !start.starts_with("204"));
-            let mut attached = starts.lock().expect("not poisoned").recv().expect("attached before the wait");
+            if !script.start.starts_with("204") {
+                return;
+            }
+            let (mut wait, script) = (writer, script.clone());
+            let mut attached = script.attached.1.lock().expect("not poisoned").recv().expect("attached before the wait");
             std::thread::spawn(move || {
-                if start_failed {
-                    return;
-                }
+                let begun = script.begun.0.lock().expect("not poisoned");
+                drop(script.begun.1.wait_while(begun, |begun| !*begun).expect("not poisoned"));
                 attached.write_all(b"\x01\0\0\0\0\0\0\x04out\n\x02\0\0\0\0\0\0\x04err\n").expect("written");
                 attached.shutdown(std::net::Shutdown::Both).expect("shut down");
                 wait.write_all(b"10\r\n{\"StatusCode\":7}\r\n0\r\n\r\n").expect("written");
             });
             return;
         } else if path.contains("/start") {
-            let (status, message) = start.split_once('|').unwrap_or((start, ""));
+            let (status, message) = script.start.split_once('|').unwrap_or((script.start, ""));
             let text = if message.is_empty() {
                 format!("HTTP/1.1 {status}\r\n\r\n")
             } else {
                 answer(status, &format!("{{\"message\":\"{message}\"}}"))
             };
             writer.write_all(text.as_bytes()).expect("written");
+            *script.begun.0.lock().expect("not poisoned") = true;
+            script.begun.1.notify_all();
         } else {
             writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").expect("written");
         }

@@ -28,7 +28,7 @@ pub enum Error {
     WrongPlatform { image: String, image_platform: String, machine: String },
 
     #[error("invalid filter '{key}'")]
-    UnknownFilter { key: String, known: String },
+    UnknownFilter { key: String },
     #[error("invalid value {value:?} of the filter {key}: expected {expected}")]
     BadFilter { key: String, value: String, expected: &'static str },
     #[error("invalid {field}: {value:?}: {reason}")]
@@ -129,7 +129,7 @@ pub enum Error {
     NoSuchVolume { name: String },
     #[error("remove {name}: volume is in use - [{users}]")]
     VolumeInUse { name: String, users: String },
-    #[error("create {name}: the volume driver {driver} is not there")]
+    #[error("create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found")]
     NoSuchVolumeDriver { name: String, driver: String },
     #[error("network {name} not found")]
     NoSuchNetwork { name: String },
@@ -151,6 +151,9 @@ pub enum Error {
 
     #[error("{operation}")]
     Net { operation: &'static str, source: net::Error },
+    /// The store's own words are the ones that clients know.
+    #[error(transparent)]
+    NoImage(store::Error),
     #[error("{operation}")]
     Store { operation: &'static str, source: store::Error },
     #[error(transparent)]
@@ -227,7 +230,7 @@ impl Classify for Error {
             },
             Self::Cgroup { source, .. } | Self::Cgroups { source } => source.kind(),
             Self::Net { source, .. } => source.kind(),
-            Self::Store { source, .. } => source.kind(),
+            Self::Store { source, .. } | Self::NoImage(source) => source.kind(),
             Self::Image(source) => source.kind(),
             Self::Link { source, .. } => source.kind(),
             Self::NotPaused { .. }
@@ -242,7 +245,6 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::AmbiguousPrefix { .. } => Some("give more digits of the id".to_owned()),
-            Self::UnknownFilter { known, .. } => Some(format!("known filters: {known}")),
             Self::BindSourceMissing { .. } => Some("make it first, or use -v, which makes a missing directory".to_owned()),
             Self::PsArguments { .. } => Some("use -ef, aux, or -o with names of columns such as pid,user,cmd".to_owned()),
             Self::NoCommand { .. } => Some("name a command after the image".to_owned()),
@@ -252,7 +254,7 @@ impl Classify for Error {
             Self::Cgroup { source, .. } | Self::Cgroups { source } => source.hint(),
             Self::Net { source, .. } => source.hint(),
             Self::Network(source) => source.hint(),
-            Self::Store { source, .. } => source.hint(),
+            Self::Store { source, .. } | Self::NoImage(source) => source.hint(),
             Self::Image(source) => source.hint(),
             Self::Link { source, .. } => source.hint(),
             _ => None,

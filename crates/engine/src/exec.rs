@@ -243,12 +243,11 @@ impl ExecTicket {
 
     pub(crate) async fn run(&self, client: Option<(Attach, &ClientStream)>) -> Result<(), Error> {
         let record = self.container.record();
+        // Told before, as Docker does: the end of a short one must not come first.
+        self.engine.exec_event(&record, &format!("exec_start: {}", self.config.cmd.join(" ")), &self.id);
         let started = self.request(&record, client).await;
         match &started {
-            Ok(_) => {
-                let command = self.config.cmd.join(" ");
-                self.engine.exec_event(&record, &format!("exec_start: {command}"), &self.id);
-            }
+            Ok(_) => {}
             Err(error) => {
                 let code = match error {
                     Error::Start { exit_code, .. } => *exit_code,

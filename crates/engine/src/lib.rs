@@ -114,9 +114,19 @@ impl Layout {
         self.data.join("containers").join(id.as_str())
     }
 
+    /// The names of the anonymous volumes that were made for a container.
+    pub(crate) fn anonymous_volumes(&self, id: &Id) -> PathBuf {
+        self.container(id).join("anonymous-volumes")
+    }
+
     /// A container's json-file log.
     pub(crate) fn log(&self, id: &Id) -> PathBuf {
         self.container(id).join(format!("{id}-json.log"))
+    }
+
+    /// The history of events.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.data.join("db").join("events.jsonl")
     }
 
     /// What exists only while a container runs.

@@ -157,6 +157,11 @@ impl AsFd for Link {
 }
 
 impl Answer {
+    /// Waits for it however long it takes, as long as the monitor is there.
+    pub(crate) async fn get_at_last(self) -> Result<Reply, Error> {
+        self.receiver.await.map_err(|_| Error::Monitor { name: self.name, what: "ended before it answered".to_owned() })
+    }
+
     /// Waits for it.
     pub(crate) async fn get(self) -> Result<Reply, Error> {
         let failed = |what: &str| Error::Monitor { name: self.name.clone(), what: what.to_owned() };

@@ -124,6 +124,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+        self.pruned_event("network", 0);
         Ok(pruned)
     }
 

@@ -311,9 +311,9 @@ pub struct Pruned {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Event {
-    /// `container`, `image`, `network`, `volume`.
+    /// `container`, `daemon`, `image`, `network`, `volume`.
     pub kind: &'static str,
     /// `create`, `start`, `die`, …
     pub action: String,

@@ -173,28 +173,10 @@ pub(crate) fn limits(host: &HostConfig) -> Result<oci::Resources, Error> {
 
 /// A resource limit by Docker's name; -1 is no limit.
 pub(crate) fn rlimit(name: &str, soft: i64, hard: i64) -> Result<oci::Rlimit, Error> {
-    const NAMES: &[&str] = &[
-        "as",
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
     let bad = |reason: &str| Error::BadField { field: "Ulimits", value: format!("{name}={soft}:{hard}"), reason: reason.to_owned() };
     let lower = name.to_ascii_lowercase();
     let lower = lower.strip_prefix("rlimit_").unwrap_or(&lower);
-    if !NAMES.contains(&lower) {
+    if !types::container::defaults::ULIMITS.contains(&lower) {
         return Err(bad("the limit is not known: use nofile, nproc, core, memlock, stack, …"));
     }
     if soft < -1 || hard < -1 {

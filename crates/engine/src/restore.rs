@@ -20,6 +20,10 @@ use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats
 const EXIT_CODE_UNKNOWN: i32 = 255;
 /// The leaf for the engine, its monitors and netd: outside of every container's limits and freezer.
 pub(crate) const HOST_LEAF: &str = "host";
+/// Between two attempts to reach a monitor that takes no connection at the moment.
+const RECONNECT_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long the engine's start waits for monitors that do not answer; they are waited for in the background from then on.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long nothing must have happened before memory is given back.
 const SHRINK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -68,7 +72,7 @@ impl Engine {
             insecure: config.insecure_registries.clone(),
             user_agent: format!("cais/{}", env!("CARGO_PKG_VERSION")),
         };
-        let events = Arc::new(event::Bus::new());
+        let events = Arc::new(event::Bus::open(&layout.events()));
         Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
             let users = engine.clone();
             let users: image::Users = Arc::new(move |image| users.upgrade().map(|engine| engine.users_of(image)).unwrap_or_default());
@@ -123,9 +127,11 @@ impl Engine {
             Ok::<_, Error>(())
         })
         .await??;
+        // Side by side: a monitor that takes its time holds nobody else up.
+        let restored: Vec<_> = containers.iter().map(|container| tokio::spawn(self.clone().restore_one(container.clone()))).collect();
         let mut wanted = Vec::new();
-        for container in &containers {
-            if self.restore_one(container).await {
+        for (container, restored) in containers.iter().zip(restored) {
+            if restored.await? {
                 wanted.push(container.clone());
             }
         }
@@ -146,12 +152,29 @@ impl Engine {
     }
 
     /// Brings one container up to date. True when its policy wants it started.
-    async fn restore_one(self: &Arc<Self>, container: &Arc<Container>) -> bool {
-        let record = container.record();
-        if matches!(record.state.status, Status::Removing | Status::Dead) {
-            self.finish_removal(container).await;
+    async fn restore_one(self: Arc<Self>, container: Arc<Container>) -> bool {
+        let status = container.record().state.status;
+        if matches!(status, Status::Removing | Status::Dead) {
+            self.finish_removal(&container).await;
             return false;
         }
+        let (engine, settled) = (self.clone(), container.clone());
+        let mut settling = tokio::spawn(async move { engine.settle(&settled).await });
+        if let Ok(due) = tokio::time::timeout(SILENCE_MAX, &mut settling).await {
+            return due.unwrap_or(false);
+        }
+        tracing::warn!(container = container.record().name, "its monitor does not answer yet: the engine goes on without it");
+        tokio::spawn(async move {
+            if let Ok(true) = settling.await {
+                self.resume_policy(container).await;
+            }
+        });
+        false
+    }
+
+    /// Takes up a container that runs, or settles the end of one that does not. True when its policy wants it started.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>) -> bool {
+        let record = container.record();
         if self.reconnect(container).await {
             return false;
         }
@@ -178,10 +201,18 @@ impl Engine {
 
     /// Finds the monitor of a container and listens to it. False when there is none.
     async fn reconnect(self: &Arc<Self>, container: &Arc<Container>) -> bool {
-        let Ok(handle) = Handle::connect(&self.layout.monitor_socket(&container.id)) else { return false };
         let name = container.record().name.clone();
+        let socket = self.layout.monitor_socket(&container.id);
+        // A monitor that is there is not given up for being slow: what it keeps would be ended. Only where nobody listens is it gone.
+        let handle = loop {
+            match Handle::connect(&socket) {
+                Ok(handle) => break handle,
+                Err(error) if error.would_block() => tokio::time::sleep(RECONNECT_INTERVAL).await,
+                Err(_) => return false,
+            }
+        };
         let Ok((link, answer, notices)) = Link::open(name.clone(), handle, self.exec_end()) else { return false };
-        let state = match answer.get().await {
+        let state = match answer.get_at_last().await {
             Ok(Reply::State(state)) => state,
             Ok(other) => {
                 tracing::error!(container = name, "the monitor answered its first question with {other:?}");
@@ -267,6 +298,9 @@ impl Engine {
             let failed = |source| Error::Store { operation: "remove what an interrupted creation left", source };
             for id in engine.store.snapshot_ids().map_err(failed)? {
                 if !known.contains(&id) {
+                    if let Ok(id) = id.parse() {
+                        engine.drop_unrecorded_volumes(&id);
+                    }
                     engine.store.remove_snapshot(&id).map_err(failed)?;
                 }
             }

@@ -27,6 +27,7 @@ impl Engine {
         }
         let columns = columns(ps_args.unwrap_or("-ef"))?;
         let group = self.group(&record);
+        self.events.publish("container", "top", record.id.as_str(), record.attributes());
         tokio::task::spawn_blocking(move || {
             let pids = group.pids().map_err(|source| Error::Cgroup { id: record.id.clone(), source })?;
             let pids: Vec<i32> = pids.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();

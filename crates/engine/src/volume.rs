@@ -1,9 +1,13 @@
 //! Volumes: made, listed and removed, never while a container uses them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use store::{NewVolume, Volume};
+use types::Id;
 
 use crate::container::Record;
 use crate::mounts::Source;
@@ -86,6 +90,7 @@ impl Engine {
             self.drop_volume(volume.name.clone()).await?;
             pruned.deleted.push(volume.name.clone());
         }
+        self.pruned_event("volume", pruned.reclaimed);
         Ok(pruned)
     }
 
@@ -104,11 +109,16 @@ impl Engine {
     /// Makes the volumes of a new container, names the anonymous ones, and fills them from the image. The caller holds `volume_lock`. Blocks.
     pub(crate) fn provide_volumes(&self, record: &mut Record, lower: &[std::path::PathBuf]) -> Result<(), Error> {
         let failed = |operation| move |source| Error::Store { operation, source };
+        let notes = self.layout.anonymous_volumes(&record.id);
         for mount in &mut record.planned_mounts {
             let Source::Volume { name, anonymous, no_copy, labels, .. } = &mut mount.source else { continue };
             let wanted = Some(name.clone()).filter(|name| !name.is_empty());
             let known = wanted.as_deref().is_some_and(|name| self.store.volume(name).is_ok());
-            let new = NewVolume { name: wanted, labels: Some(labels.clone()).filter(|labels| !labels.is_empty()), ..NewVolume::default() };
+            let labels = Some(labels.clone()).filter(|labels| !labels.is_empty());
+            let mut new = NewVolume { name: wanted, labels, ..NewVolume::default() };
+            if new.name.is_none() {
+                new.digits = Some(note_anonymous(&notes)?);
+            }
             let volume = self.store.create_volume(&new).map_err(failed("make the volume"))?;
             if !known {
                 self.volume_event("create", &volume.name);
@@ -123,6 +133,20 @@ impl Engine {
             |name: &str| self.store.volume(name).map(|volume| volume.mountpoint.to_string_lossy().into_owned()).unwrap_or_default();
         record.mounts = record.planned_mounts.iter().filter_map(|mount| mount.point(directory)).collect();
         Ok(())
+    }
+
+    /// Removes the anonymous volumes of a creation that was interrupted before the container was recorded. Blocks.
+    pub(crate) fn drop_unrecorded_volumes(&self, id: &Id) {
+        let noted = std::fs::read_to_string(self.layout.anonymous_volumes(id)).unwrap_or_default();
+        for name in noted.lines().filter(|name| self.store.volume(name).is_ok_and(|volume| volume.anonymous)) {
+            if let Err(error) = self.store.remove_volume(name) {
+                tracing::warn!(
+                    volume = name,
+                    error = types::error::chain(&error),
+                    "a volume of an interrupted creation could not be removed"
+                );
+            }
+        }
     }
 
     /// Removes those of the container's anonymous volumes that no other container uses.
@@ -149,7 +173,33 @@ impl Engine {
         Ok(())
     }
 
+    /// Tells of the volumes that a container has mounted, or has let go.
+    pub(crate) fn volume_events(&self, record: &Record, action: &str) {
+        for mount in record.mounts.iter().filter(|mount| mount.kind == "volume") {
+            let mut attributes =
+                BTreeMap::from([("container".to_owned(), record.id.to_string()), ("driver".to_owned(), mount.driver.clone())]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), mount.destination.clone());
+                attributes.insert("propagation".to_owned(), mount.propagation.clone());
+                attributes.insert("read/write".to_owned(), mount.rw.to_string());
+            }
+            self.events.publish("volume", action, mount.name.as_str(), attributes);
+        }
+    }
+
     fn volume_event(&self, action: &str, name: &str) {
         self.events.publish("volume", action, name, BTreeMap::from([("driver".to_owned(), "local".to_owned())]));
     }
+}
+
+/// Chooses the name of an anonymous volume and writes it down beside the container's files, before the volume is made: whatever happens
+/// until the container has a record, the volume is found again.
+fn note_anonymous(notes: &Path) -> Result<Id, Error> {
+    let name = Id::random();
+    let noted = File::options().append(true).create(true).open(notes).and_then(|mut file| {
+        writeln!(file, "{name}")?;
+        file.sync_all()
+    });
+    noted.map_err(|source| Error::File { operation: "write", path: notes.to_owned(), source })?;
+    Ok(name)
 }

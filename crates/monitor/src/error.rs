@@ -66,9 +66,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when the socket is full (or empty) for now: wait until it is writable (or readable), then try again.
+    /// True when the socket is full (or empty, or has too many connections waiting) for now: wait, then try again.
     pub fn would_block(&self) -> bool {
-        matches!(self, Self::Send(source) | Self::Receive(source) if source.kind() == std::io::ErrorKind::WouldBlock)
+        matches!(self, Self::Send(source) | Self::Receive(source) | Self::Connect { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock)
     }
 }
 

@@ -143,7 +143,9 @@ fn describe(directory: &Path) -> Result<Option<Layer>> {
         }
     };
     let mut packer = Packer::tapped(Sink(&state), Box::new(tap));
-    packer.directory(&Upper, &root, b"")?;
+    let tree = Upper::default();
+    let packed = packer.directory(&tree, &root, b"");
+    tree.explain(packed)?;
     packer.finish()?;
     let fail = |error| Error::io("write", &recipe, error);
     if let Some(error) = broken.into_inner() {

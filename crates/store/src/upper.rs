@@ -1,5 +1,6 @@
 //! What a container changed: its read/write layer seen as a list of changes, as the whole root, and as a layer's archive.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -14,6 +15,8 @@ use crate::{Error, Result, Store};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+/// What the names of marks begin with.
+const MARK: &[u8] = b".wh.";
 const DEPTH_MAX: usize = 512;
 
 /// What happened to a path.
@@ -80,7 +83,9 @@ impl Store {
         let snapshot = self.snapshot(id)?;
         let upper = open(&snapshot.upper)?;
         let mut packer = Packer::new(output, &is_untouched_mount_point);
-        packer.directory(&Upper, &upper, b"")?;
+        let tree = Upper::default();
+        let packed = packer.directory(&tree, &upper, b"");
+        tree.explain(packed)?;
         packer.finish()?;
         Ok(())
     }
@@ -114,13 +119,34 @@ impl Tree for Whole {
 }
 
 /// The read/write layer alone, its marks translated.
-pub(crate) struct Upper;
+#[derive(Default)]
+pub(crate) struct Upper {
+    /// A file's own name that would be read as a mark: the layer cannot be packed.
+    reserved: RefCell<Option<Vec<u8>>>,
+}
+
+impl Upper {
+    /// The outcome of packing, with the name that was refused.
+    pub(crate) fn explain(self, packed: std::result::Result<(), tarball::Error>) -> Result<()> {
+        match self.reserved.into_inner() {
+            Some(name) => {
+                let reason = "a layer's archive takes it for the mark of a removed file: rename or remove it";
+                Err(Error::invalid(format!("the file name {:?}", String::from_utf8_lossy(&name)), reason))
+            }
+            None => Ok(packed?),
+        }
+    }
+}
 
 impl Tree for Upper {
     type Directory = OwnedFd;
 
     fn names(&self, directory: &OwnedFd) -> std::result::Result<Vec<Vec<u8>>, Errno> {
         let mut names = names(directory.as_fd())?;
+        if let Some(name) = names.iter().find(|name| name.starts_with(MARK)) {
+            self.reserved.replace(Some(name.clone()));
+            return Err(Errno::INVAL);
+        }
         if is_opaque(directory) {
             // First: it hides what is below, not what the same layer brings.
             names.insert(0, OPAQUE_MARK.to_vec());
@@ -135,7 +161,7 @@ impl Tree for Upper {
         Ok(Some(if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             Node::Directory(fs::openat(directory, name, DIRECTORY, Mode::empty())?)
         } else if is_whiteout(&stat) {
-            Node::Mark([b".wh.", name].concat())
+            Node::Mark([MARK, name].concat())
         } else {
             Node::Other(rustix::io::fcntl_dupfd_cloexec(directory, 3)?, name.to_vec())
         }))

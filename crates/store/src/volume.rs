@@ -28,6 +28,8 @@ const DATA: &str = "_data";
 pub struct NewVolume {
     /// Its name; `None` makes one of 64 hexadecimal digits and the label `com.docker.volume.anonymous`.
     pub name: Option<String>,
+    /// The digits for a volume without a name, for a caller that must know them before the volume is there.
+    pub digits: Option<Id>,
     /// The driver asked for: empty or `local`.
     pub driver: String,
     /// Options of the driver; only an empty map is served.
@@ -57,7 +59,7 @@ impl Store {
     pub fn create_volume(&self, new: &NewVolume) -> Result<Arc<Volume>> {
         let named = new.name.clone().filter(|name| !name.is_empty());
         let anonymous = named.is_none();
-        let name = named.unwrap_or_else(|| Id::random().to_string());
+        let name = named.unwrap_or_else(|| new.digits.clone().unwrap_or_else(Id::random).to_string());
         check_name(&name)?;
         check_driver(&name, new)?;
         let _right = self.volume_writer.lock().unwrap_or_else(PoisonError::into_inner);

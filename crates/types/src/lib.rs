@@ -13,6 +13,7 @@ pub mod lenient;
 pub mod nullable;
 pub mod platform;
 pub mod reference;
+pub mod words;
 
 pub use digest::Digest;
 pub use error::{Classify, ErrorKind};

@@ -41,6 +41,7 @@ mod session;
 mod start;
 mod stats;
 mod stop;
+mod system_prune;
 mod tag;
 mod top;
 mod unpause;
@@ -114,6 +115,7 @@ pub const ALL: &[&Command] = &[
     &network_prune::COMMAND,
     &network_rm::COMMAND,
     &df::COMMAND,
+    &system_prune::COMMAND,
 ];
 
 /// Words before other words, with one line about each.

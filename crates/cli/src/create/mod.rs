@@ -366,23 +366,7 @@ fn device(spec: &str) -> Result<Value> {
 fn ulimit(spec: &str) -> Result<Value> {
     let invalid = |reason: &str| anyhow::anyhow!("invalid argument {spec:?} for \"--ulimit\" flag: {reason}");
     let (name, limits) = spec.split_once('=').ok_or_else(|| invalid("expected NAME=SOFT[:HARD]"))?;
-    let known = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
+    let known = types::container::defaults::ULIMITS;
     if !known.contains(&name) {
         return Err(invalid(&format!("{name:?} is not a limit of the kernel")));
     }

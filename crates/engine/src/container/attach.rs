@@ -63,6 +63,7 @@ impl Engine {
             return Err(refused("too many clients wait for its start"));
         }
         drop(waiting);
+        self.publish(&container, "attach");
         let registering = container.attaching.clone().try_read_owned().ok();
         Ok(AttachTicket { tty, engine: self.clone(), container, streams, request, registering, ran: record.is_alive() })
     }

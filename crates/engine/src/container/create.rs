@@ -19,8 +19,7 @@ const NAME_ATTEMPTS: u32 = 10;
 impl Engine {
     /// Makes a container of an image that is there.
     pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Created, Error> {
-        let image =
-            self.store.resolve(&request.request.config.image).map_err(|source| Error::Store { operation: "look up the image", source })?;
+        let image = self.store.resolve(&request.request.config.image).map_err(Error::NoImage)?;
         check_platform(&request, &image)?;
         let (mut record, mut warnings) = self.draft(request, &image)?;
         warnings.extend(sandbox::validate(&record.config, &record.host)?);

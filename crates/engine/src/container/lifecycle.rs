@@ -306,6 +306,7 @@ impl Engine {
 
     async fn release_network(self: &Arc<Self>, record: &Record) {
         self.network_events(record, "disconnect");
+        self.volume_events(record, "unmount");
         if record.endpoints.is_empty() {
             return;
         }
@@ -412,7 +413,6 @@ fn clear(settings: &mut types::container::EndpointSettings) {
     settings.ip_address.clear();
     settings.ip_prefix_len = 0;
     settings.mac_address.clear();
-    settings.dns_names = Default::default();
 }
 
 fn stop_signal(record: &Record) -> &str {

@@ -35,6 +35,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+        self.pruned_event("container", pruned.reclaimed);
         Ok(pruned)
     }
 }

@@ -213,6 +213,7 @@ impl Engine {
             record.sandbox_id = Some(Id::random());
         });
         self.save_later(container);
+        self.volume_events(&record, "mount");
         self.network_events(&record, "connect");
         self.events.publish("container", "start", record.id.as_str(), record.attributes());
         tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));

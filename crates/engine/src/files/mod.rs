@@ -6,7 +6,8 @@
 mod commit;
 mod view;
 
-use std::io::{self, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -61,6 +62,12 @@ impl Engine {
     pub async fn put_archive(self: &Arc<Self>, name: &str, path: &str, how: PutArchive, input: Body) -> Result<(), Error> {
         let container = self.find(name)?;
         let (asked, wanted) = (name.to_owned(), path.to_owned());
+        let mut input: Box<dyn Read + Send> = Box::new(BodyReader::new(input));
+        if !container.record().is_alive() {
+            // A client that sends slowly must not keep the container from its start.
+            let folder = self.layout.container(&container.id);
+            input = Box::new(tokio::task::spawn_blocking(move || spooled(input, &folder)).await??);
+        }
         // The view of a stopped container must not meet the mount of its start.
         self.with_view(&container, move |view, record| {
             let (directory, at) = view.directory(&asked, &wanted)?;
@@ -69,7 +76,6 @@ impl Engine {
             let root = view.root().try_clone_to_owned().map_err(|source| Error::Reach { path: "/".to_owned(), name: asked, source })?;
             let target = Target { directory, root: Some((root, at)) };
             let failed = |source| Error::Files { operation: "unpack the archive into files", name: record.name.clone(), source };
-            let mut input = BodyReader::new(input);
             let plain = decompress(&mut input).map_err(|error| failed(tarball::Error::Parse(tarball::ParseError::Read(error))))?;
             let plain = BufReader::with_capacity(BUFFER_LEN, plain);
             let how = Unpack { owner, keep_kinds: how.keep_kinds, rename: &|path| Some(path.to_vec()) };
@@ -145,6 +151,16 @@ fn streamed(name: String, write: impl FnOnce(String, &mut dyn Write) -> Result<(
         }
     });
     body
+}
+
+/// The whole of an upload in a file without a name.
+fn spooled(mut input: impl Read, folder: &std::path::Path) -> Result<File, Error> {
+    let failed = |source| Error::File { operation: "keep the archive in", path: folder.to_owned(), source };
+    let fd = fs::open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
+        .map_err(|error| failed(error.into()))?;
+    let mut file = File::from(fd);
+    io::copy(&mut input, &mut file).and_then(|_| file.rewind()).map_err(failed)?;
+    Ok(file)
 }
 
 fn pack(place: &Place, output: &mut dyn Write) -> Result<(), tarball::Error> {

@@ -63,3 +63,23 @@ pub const MEMORY_MIN: i64 = 6 << 20;
 
 /// The smallest share of a processor that is accepted, in billionths.
 pub const NANO_CPUS_MIN: i64 = 10_000_000;
+
+/// The resource limits that `--ulimit` names.
+pub const ULIMITS: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];

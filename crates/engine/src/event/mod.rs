@@ -1,6 +1,9 @@
 //! Events: what happened to containers, images, networks and volumes, for those who listen, with a bounded history.
 
-use std::collections::{BTreeMap, VecDeque};
+mod history;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
@@ -8,23 +11,45 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::request::{Event, ReadEvents};
 use crate::{Engine, Error, filter};
+use history::History;
 
-/// How many past events are kept for `since`.
-const HISTORY_LEN_MAX: usize = 1024;
 /// How far a listener may fall behind before it misses events.
 const QUEUE_LEN_MAX: usize = 1024;
-const FILTERS: &[&str] = &["type", "event", "container", "image", "network", "volume", "label", "scope", "daemon", "plugin"];
+const FILTERS: &[&str] = &[
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+/// What events are about.
+const KINDS: &[&str] = &["builder", "container", "daemon", "image", "network", "volume"];
 
 /// Where events are published and listened to.
 #[derive(Debug)]
 pub(crate) struct Bus {
     live: broadcast::Sender<Event>,
-    history: Mutex<VecDeque<Event>>,
+    history: Mutex<History>,
 }
 
 impl Bus {
+    /// A bus whose history is forgotten with it.
     pub(crate) fn new() -> Self {
-        Self { live: broadcast::channel(QUEUE_LEN_MAX).0, history: Mutex::new(VecDeque::new()) }
+        Self { live: broadcast::channel(QUEUE_LEN_MAX).0, history: Mutex::default() }
+    }
+
+    /// A bus whose history goes on in the file `path`.
+    pub(crate) fn open(path: &Path) -> Self {
+        Self { live: broadcast::channel(QUEUE_LEN_MAX).0, history: Mutex::new(History::open(path)) }
     }
 
     pub(crate) fn publish(
@@ -36,11 +61,8 @@ impl Bus {
     ) {
         let event = Event { kind, action: action.into(), id: id.into(), attributes, time: Timestamp::now() };
         // Published under the lock, so that a listener that joins sees each event once: in the history or live.
-        let mut history = self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if history.len() == HISTORY_LEN_MAX {
-            history.pop_front();
-        }
-        history.push_back(event.clone());
+        let mut history = self.lock();
+        history.push(event.clone());
         // No listener is no error.
         let _ = self.live.send(event);
     }
@@ -51,17 +73,25 @@ impl Bus {
 
     /// When something last happened.
     pub(crate) fn latest(&self) -> Option<Timestamp> {
-        let history = self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        history.back().map(|event| event.time)
+        self.lock().latest()
     }
 
     fn join(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let history = self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        (history.iter().cloned().collect(), self.live.subscribe())
+        let history = self.lock();
+        (history.all(), self.live.subscribe())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Engine {
+    /// Tells that unused objects of a kind were removed, and how many bytes that freed.
+    pub(crate) fn pruned_event(&self, kind: &'static str, reclaimed: u64) {
+        self.events.publish(kind, "prune", "", BTreeMap::from([("reclaimed".to_owned(), reclaimed.to_string())]));
+    }
+
     /// Events as they come, after those of the history that `since` asks for. The stream ends at `until`.
     pub fn events(&self, request: ReadEvents) -> Result<mpsc::Receiver<Event>, Error> {
         filter::known(&request.filters, FILTERS)?;
@@ -119,14 +149,22 @@ fn matches(event: &Event, request: &ReadEvents) -> bool {
                 "event" => event.action == *value || event.action.split(':').next() == Some(value),
                 "label" => filter::label_matches(&event.attributes, value),
                 "scope" => value == "local",
-                "container" | "image" | "network" | "volume" => {
-                    let name = event.attributes.get("name").map(String::as_str);
-                    let of_kind = event.kind == key && (event.id.starts_with(value.as_str()) || name == Some(value));
-                    of_kind || event.attributes.get(key) == Some(value)
+                "container" | "daemon" | "image" | "network" | "volume" => {
+                    let name = event.attributes.get("name");
+                    let of_kind =
+                        event.kind == key && (event.id.starts_with(value.as_str()) || name.is_some_and(|name| is_named(key, name, value)));
+                    of_kind || event.attributes.get(key).is_some_and(|name| is_named(key, name, value))
                 }
+                // Nothing happens to what there is not.
                 _ => false,
             })
     })
+}
+
+/// Whether a name is the one asked for; an image's counts without its tag, too.
+fn is_named(kind: &str, name: &str, wanted: &str) -> bool {
+    let without_tag = || name.rsplit_once(':').is_some_and(|(repository, tag)| !tag.contains('/') && repository == wanted);
+    name == wanted || kind == "image" && without_tag()
 }
 
 #[cfg(test)]
@@ -141,7 +179,7 @@ mod tests {
             id: "abcdef".into(),
             attributes: BTreeMap::from([
                 ("name".into(), "web".into()),
-                ("image".into(), "busybox".into()),
+                ("image".into(), "me/busybox:v1".into()),
                 ("tier".into(), "front".into()),
             ]),
             time: Timestamp::UNIX_EPOCH,
@@ -152,6 +190,7 @@ mod tests {
         assert!(check("type", "container") && !check("type", "image"));
         assert!(check("event", "exec_start") && !check("event", "exec"));
         assert!(check("container", "web") && check("container", "abc") && !check("container", "x"));
-        assert!(check("image", "busybox") && check("label", "tier=front") && !check("label", "tier=back"));
+        assert!(check("image", "me/busybox") && check("image", "me/busybox:v1") && !check("image", "me") && !check("service", "web"));
+        assert!(check("label", "tier=front") && !check("label", "tier=back"));
     }
 }
