@@ -12,6 +12,7 @@ pub type Need = (&'static str, &'static str);
 
 /// What the tests use.
 pub const FOR_TESTS: &[Need] = &[
+    ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("cpio", "cpio"),
@@ -23,8 +24,10 @@ pub const FOR_TESTS: &[Need] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("pgrep", "procps"),
+    ("podman", "podman"),
     ("python3", "python3"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("skopeo", "skopeo"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];

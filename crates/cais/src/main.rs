@@ -4,6 +4,7 @@
 mod background;
 mod control;
 mod options;
+mod registry;
 mod serve;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ static HOOKS: cli::Hooks = cli::Hooks {
     start_engine: background::start,
     commands: &[
         ("engine", "Run the engine, or stop it and ask how it is: engine [stop|status]"),
+        ("registry", "Serve a registry of one's own, and look after it: registry serve|gc|fsck|…"),
         ("runtime", "Run an OCI bundle: the runtime's own command line"),
     ],
 };
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ("docker", _) => client(name, rest),
         (_, Some("runtime")) => runtime(rest.into_iter().skip(1).collect()),
         (_, Some("engine")) => host(&rest[1..]),
+        (_, Some("registry")) => registry::main(&rest[1..]),
         (_, Some("netd")) => net::netd::main(rest.into_iter().skip(1)),
         _ => client("cais".to_owned(), rest),
     }

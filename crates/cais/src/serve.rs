@@ -69,17 +69,17 @@ fn net_config(options: &Options) -> Result<net::NetConfig> {
     Ok(net)
 }
 
-struct StopSignals {
+pub(crate) struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl StopSignals {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn recv(&mut self) {
+    pub(crate) async fn recv(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -181,7 +181,7 @@ fn tell_ready(options: &Options) {
 }
 
 /// As many descriptors as the machine allows: each container takes a few.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
@@ -190,7 +190,7 @@ fn raise_descriptor_limit() {
 }
 
 /// An error with its causes and the way out.
-fn described(error: impl types::Classify) -> anyhow::Error {
+pub(crate) fn described(error: impl types::Classify) -> anyhow::Error {
     let text = types::error::chain(&error);
     match error.hint() {
         Some(hint) => anyhow::anyhow!("{text}\n{hint}"),
