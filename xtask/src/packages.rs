@@ -23,6 +23,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("git", "git"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("openssl", "openssl"),
     ("pgrep", "procps"),
     ("podman", "podman"),
     ("python3", "python3"),

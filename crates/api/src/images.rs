@@ -5,7 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::image::{Credentials, HistoryEntry, ImageDetails, ImageSummary, ImportOptions, ListRequest, LoadedImage, Progress, Pulled};
+use engine::image::{
+    Credentials, Found, HistoryEntry, ImageDetails, ImageSummary, ImportOptions, ListRequest, ListedManifest, LoadedImage, Progress, Pulled,
+};
 use engine::{Engine, Removal};
 use futures_util::stream;
 use hyper::StatusCode;
@@ -32,10 +34,37 @@ pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
         filters.entry("reference".to_owned()).or_default().push(reference.to_owned());
     }
     let shared_size = query.flag("shared-size");
-    let wanted = ListRequest { all: query.flag("all"), filters, shared_size };
+    let manifests = query.flag("manifests") && request.version.since(47);
+    let wanted = ListRequest { all: query.flag("all"), filters, shared_size, manifests };
     let images = engine.images().list(&wanted).await.map_err(|error| Failure::of(&error))?;
     let entries: Vec<Value> = images.iter().map(|image| summary(image, request.version)).collect();
     ok(&entries)
+}
+
+/// A manifest in the list, as Docker shows it.
+fn manifest(listed: &ListedManifest, image: &ImageSummary) -> Value {
+    let descriptor = &listed.descriptor;
+    let config_len = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
+    let content = if listed.is_here { config_len } else { 0 };
+    let unpacked = if listed.is_here { i64::try_from(image.size).unwrap_or(i64::MAX) } else { 0 };
+    let mut entry = json!({
+        "ID": descriptor.digest,
+        "Descriptor": descriptor,
+        "Available": listed.is_here,
+        "Size": { "Content": content, "Total": content.saturating_add(unpacked) },
+        "Kind": if listed.attests.is_some() { "attestation" } else { "image" },
+    });
+    match &listed.attests {
+        Some(about) => entry["AttestationData"] = json!({ "For": about }),
+        None => {
+            entry["ImageData"] = json!({
+                "Platform": descriptor.platform,
+                "Size": { "Unpacked": unpacked },
+                "Containers": if listed.is_here { image.users.clone() } else { Vec::new() },
+            });
+        }
+    }
+    entry
 }
 
 /// An entry of the list.
@@ -53,6 +82,9 @@ pub fn summary(image: &ImageSummary, version: Version) -> Value {
         "SharedSize": image.shared_size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)),
         "Size": image.size,
     });
+    if let Some(manifests) = &image.manifests {
+        entry["Manifests"] = manifests.iter().map(|listed| manifest(listed, image)).collect();
+    }
     if !version.since(44) {
         entry["VirtualSize"] = json!(image.size);
         blank_names_are_null(&mut entry);
@@ -77,6 +109,7 @@ fn blank_names_are_null(entry: &mut Value) {
 }
 
 pub async fn inspect(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    engine.images().check_platform(name, platform(&request)?.as_ref()).map_err(|error| Failure::of(&error))?;
     let details = engine.images().inspect(name).map_err(|error| Failure::of(&error))?;
     ok(&encode_details(&details, request.version))
 }
@@ -161,7 +194,8 @@ fn run_config(details: &ImageDetails, version: Version) -> Value {
     shown
 }
 
-pub async fn history(engine: Arc<Engine>, name: &str, _request: Request) -> Outcome {
+pub async fn history(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    engine.images().check_platform(name, platform(&request)?.as_ref()).map_err(|error| Failure::of(&error))?;
     let lines = engine.images().history(name).map_err(|error| Failure::of(&error))?;
     ok(&lines.iter().map(encode_history).collect::<Vec<_>>())
 }
@@ -210,7 +244,8 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     let platform = platform(&request)?;
     match (request.query.get("fromImage"), request.query.get("fromSrc")) {
         (Some(name), _) => {
-            let reference = reference(name, request.query.get("tag"))?;
+            // Without a tag, in either place, all of them are meant.
+            let reference = reference(name, request.query.get("tag").filter(|tag| !tag.is_empty()))?;
             pull(engine, reference, platform, registry_auth::credentials(&request.headers)?).await
         }
         (None, Some("-")) => import(engine, request, platform).await,
@@ -219,9 +254,20 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     }
 }
 
-fn platform(request: &Request) -> Result<Option<Platform>, Failure> {
-    let Some(text) = request.query.get("platform") else { return Ok(None) };
-    text.parse().map(Some).map_err(|error| Failure::bad(format!("invalid platform {text:?}: {error}")))
+/// A platform, as a word or, as newer clients write it, as JSON.
+pub(crate) fn platform(request: &Request) -> Result<Option<Platform>, Failure> {
+    request.query.get("platform").filter(|text| !text.is_empty()).map(parse_platform).transpose()
+}
+
+fn parse_platform(text: &str) -> Result<Platform, Failure> {
+    if text.starts_with('{') {
+        let platform: Platform = serde_json::from_str(text).map_err(|error| Failure::bad(format!("invalid platform {text:?}: {error}")))?;
+        if platform.os.is_empty() || platform.architecture.is_empty() {
+            return Err(Failure::bad(format!("invalid platform {text:?}: it needs an operating system and an architecture")));
+        }
+        return Ok(platform.normalised());
+    }
+    text.parse().map_err(|error| Failure::bad(format!("invalid platform {text:?}: {error}")))
 }
 
 /// A name with the tag or digest that came beside it.
@@ -263,7 +309,7 @@ struct Pull {
     progress: mpsc::Receiver<Progress>,
     /// Lines that came before it was known that the pull gets anywhere.
     first: VecDeque<Progress>,
-    task: Option<Bound<engine::image::Result<Pulled>>>,
+    task: Option<Bound<engine::image::Result<Vec<Pulled>>>>,
 }
 
 /// Until the registry has answered a failure is an answer of its own; later it is a line of the stream.
@@ -355,6 +401,87 @@ pub async fn save(engine: Arc<Engine>, names: Vec<String>, request: Request) -> 
     let platform = platform(&request)?;
     let archive = engine.images().save(names, platform).await.map_err(|error| Failure::of(&error))?;
     Ok(streamed(TAR, http::received(archive, |piece| piece)))
+}
+
+/// What a name means at its registry, without fetching it.
+pub async fn distribution(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {
+    let credentials = registry_auth::credentials(&request.headers)?;
+    let reference = reference(name, None)?;
+    let found = engine.images().distribution(&reference, credentials.as_ref()).await;
+    let (descriptor, platforms) = found.map_err(|error| Failure::of(&error))?;
+    ok(&json!({
+        "Descriptor": { "mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size },
+        "Platforms": platforms,
+    }))
+}
+
+const SEARCH_FILTERS: [&str; 3] = ["is-automated", "is-official", "stars"];
+const SEARCH_LIMIT_DEFAULT: usize = 25;
+const SEARCH_LIMIT_MAX: usize = 100;
+
+/// Repositories that a registry finds for a word.
+pub async fn search(engine: Arc<Engine>, request: Request) -> Outcome {
+    let term = request.query.get("term").unwrap_or_default().trim();
+    let limit = match request.query.get("limit").filter(|text| !text.is_empty()) {
+        None => SEARCH_LIMIT_DEFAULT,
+        Some(text) => text.parse::<i64>().map_err(|_| Failure::bad(format!("invalid limit specified: {text:?}"))).and_then(|limit| {
+            let limit = if limit == 0 { Ok(SEARCH_LIMIT_DEFAULT) } else { usize::try_from(limit) };
+            limit.ok().filter(|limit| *limit <= SEARCH_LIMIT_MAX).ok_or_else(|| Failure::bad("limit is outside the range of [1, 100]"))
+        })?,
+    };
+    let filters = request.query.filters()?;
+    if let Some(unknown) = filters.keys().find(|key| !SEARCH_FILTERS.contains(&key.as_str())) {
+        return Err(Failure::bad(format!("invalid filter '{unknown}'")));
+    }
+    let flag = |key: &str| -> Result<Option<bool>, Failure> {
+        let Some(text) = filters.get(key).and_then(|values| values.first()) else { return Ok(None) };
+        match text.as_str() {
+            "true" | "1" => Ok(Some(true)),
+            "false" | "0" => Ok(Some(false)),
+            _ => Err(Failure::bad(format!("invalid filter '{key}={text}'"))),
+        }
+    };
+    let (official, automated) = (flag("is-official")?, flag("is-automated")?);
+    let mut stars = 0;
+    for text in filters.get("stars").into_iter().flatten() {
+        stars = stars.max(text.parse::<u64>().map_err(|_| Failure::bad(format!("invalid filter 'stars={text}'")))?);
+    }
+    let (domain, word) = search_domain(term);
+    if word.is_empty() {
+        return Err(Failure::bad("a word to search for is needed"));
+    }
+    let credentials = registry_auth::credentials(&request.headers)?;
+    let found = engine.images().search(&domain, word, limit, credentials.as_ref()).await.map_err(|error| Failure::of(&error))?;
+    let fits = |found: &&Found| {
+        official.is_none_or(|wanted| wanted == found.is_official)
+            && automated.is_none_or(|wanted| wanted == found.is_automated)
+            && found.star_count >= stars
+    };
+    let entries: Vec<Value> = found
+        .iter()
+        .filter(fits)
+        .map(|found| {
+            json!({
+                "star_count": found.star_count,
+                "is_official": found.is_official,
+                "name": found.name,
+                "is_automated": found.is_automated,
+                "description": found.description,
+            })
+        })
+        .collect();
+    ok(&entries)
+}
+
+/// `host:port/word`, or only a word for the default registry.
+fn search_domain(term: &str) -> (String, &str) {
+    match term.split_once('/') {
+        Some((host, word)) if host.contains(['.', ':']) || host == "localhost" => match host {
+            "docker.io" | "index.docker.io" => ("docker.io".to_owned(), word),
+            host => (host.to_owned(), word),
+        },
+        _ => ("docker.io".to_owned(), term.strip_prefix("library/").unwrap_or(term)),
+    }
 }
 
 /// An operation that goes on to its end even when its client goes.

@@ -61,11 +61,11 @@ pub async fn login(engine: Arc<Engine>, request: Request) -> Outcome {
     let body = request.bytes().await?;
     let config: AuthConfig = serde_json::from_slice(&body).map_err(|error| Failure::bad(format!("invalid credentials: {error}")))?;
     let domain = config.domain();
-    let Some(credentials) = config.credentials()? else {
+    let Some(credentials) = config.credentials() else {
         return Err(Failure::bad("a user name and a password are needed"));
     };
-    engine.images().login(&domain, &credentials).await.map_err(|error| Failure::of(&error))?;
-    ok(&json!({ "Status": "Login Succeeded", "IdentityToken": "" }))
+    let identity = engine.images().login(&domain, &credentials).await.map_err(|error| Failure::of(&error))?;
+    ok(&json!({ "Status": "Login Succeeded", "IdentityToken": identity.unwrap_or_default() }))
 }
 
 #[cfg(test)]

@@ -28,15 +28,15 @@ pub struct AuthConfig {
 }
 
 impl AuthConfig {
-    /// User and password; nothing where neither is given.
-    pub fn credentials(self) -> Result<Option<Credentials>, Failure> {
-        if !self.identitytoken.is_empty() || !self.registrytoken.is_empty() {
-            return Err(Failure::not_served("authentication by an identity token or a registry token"));
-        }
-        match self.username.is_empty() && self.password.is_empty() {
-            true => Ok(None),
-            false => Ok(Some(Credentials { username: self.username, password: self.password })),
-        }
+    /// Who it is; nothing where nobody is named.
+    pub fn credentials(self) -> Option<Credentials> {
+        let found = Credentials {
+            username: self.username,
+            password: self.password,
+            identity_token: self.identitytoken,
+            registry_token: self.registrytoken,
+        };
+        (found != Credentials::default()).then_some(found)
     }
 
     /// The domain of the registry: `https://host:port/v1/` and `host:port` mean the same.
@@ -56,7 +56,7 @@ pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Failure> 
     let bad = || Failure::bad("invalid X-Registry-Auth header: base64url-encoded JSON is expected");
     let text = BASE64.decode(value.as_bytes()).map_err(|_| bad())?;
     let config: Option<AuthConfig> = serde_json::from_slice(&text).map_err(|_| bad())?;
-    config.unwrap_or_default().credentials()
+    Ok(config.unwrap_or_default().credentials())
 }
 
 #[cfg(test)]
@@ -70,12 +70,14 @@ mod tests {
             headers.insert(HEADER, text.parse().expect("a header"));
             credentials(&headers)
         };
-        let expected = Some(Credentials { username: "a".to_owned(), password: "b?".to_owned() });
+        let expected = Some(Credentials::password("a", "b?"));
         assert_eq!(with("eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6ImI_In0=").expect("padded"), expected);
         assert_eq!(with("eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6ImI_In0").expect("unpadded"), expected);
         assert_eq!(with("e30=").expect("empty"), None);
         assert_eq!(with("bnVsbA==").expect("null"), None);
         assert_eq!(credentials(&HeaderMap::new()).expect("absent"), None);
+        let token = with("eyJpZGVudGl0eXRva2VuIjoidCJ9").expect("a token").expect("somebody");
+        assert_eq!((token.identity_token.as_str(), token.password.as_str()), ("t", ""));
         for bad in ["{}", "e30*", "WzFd"] {
             assert_eq!(with(bad).expect_err(bad).status.as_u16(), 400);
         }

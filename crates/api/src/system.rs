@@ -133,9 +133,9 @@ fn encode_info(info: &Info, version: Version) -> Value {
     let rest = json!({
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {
-            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
-            "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": [], "Secure": true, "Official": true } },
-            "Mirrors": [],
+            "InsecureRegistryCIDRs": insecure_ranges(info),
+            "IndexConfigs": index_configs(info),
+            "Mirrors": hub_mirrors(info),
         },
         "GenericResources": null,
         "DockerRootDir": info.data_root,
@@ -188,6 +188,28 @@ fn older_info(shown: &mut serde_json::Map<String, Value>) {
     }
     shown["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = Value::Null;
     shown["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = Value::Null;
+}
+
+/// The address ranges whose registries are not checked; those on loopback always.
+fn insecure_ranges(info: &Info) -> Vec<&str> {
+    ["::1/128", "127.0.0.0/8"]
+        .into_iter()
+        .chain(info.insecure_registries.iter().map(String::as_str).filter(|name| name.contains('/')))
+        .collect()
+}
+
+fn hub_mirrors(info: &Info) -> Vec<String> {
+    // Docker's all end in a slash.
+    info.mirrors.get("docker.io").into_iter().flatten().map(|mirror| format!("{}/", mirror.trim_end_matches('/'))).collect()
+}
+
+/// What is set of each registry.
+fn index_configs(info: &Info) -> Value {
+    let mut configs = json!({ "docker.io": { "Name": "docker.io", "Mirrors": hub_mirrors(info), "Secure": true, "Official": true } });
+    for name in info.insecure_registries.iter().filter(|name| !name.contains('/')) {
+        configs[name] = json!({ "Name": name, "Mirrors": [], "Secure": false, "Official": false });
+    }
+    configs
 }
 
 pub async fn disk_usage(engine: Arc<Engine>, request: Request) -> Outcome {
@@ -250,6 +272,8 @@ mod tests {
             address_pools: vec![("172.30.0.0/16".to_owned(), 24)],
             warnings: Vec::new(),
             proxies: Default::default(),
+            insecure_registries: vec!["plain.example:5000".to_owned(), "10.0.0.0/8".to_owned()],
+            mirrors: [("docker.io".to_owned(), vec!["https://m.example".to_owned()])].into(),
             ipv4_forwarding: true,
         }
     }
@@ -264,6 +288,9 @@ mod tests {
         assert_eq!(older["RuncCommit"], json!({"ID": "", "Expected": ""}));
         assert!(older.get("FirewallBackend").is_none() && older["BridgeNfIptables"] == json!(false));
         assert_eq!(older["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"], Value::Null);
+        assert_eq!(newer["RegistryConfig"]["InsecureRegistryCIDRs"], json!(["::1/128", "127.0.0.0/8", "10.0.0.0/8"]));
+        assert_eq!(newer["RegistryConfig"]["IndexConfigs"]["plain.example:5000"]["Secure"], false);
+        assert_eq!(newer["RegistryConfig"]["Mirrors"], json!(["https://m.example/"]));
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The engine's options: from the command line, then from a file, then the defaults that belong to the data root.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cli::flags::{self, Flag, Matches, list, switch, text};
+use engine::image::{Proxies, RegistrySettings};
 use net::{NetConfig, Pool};
 use serde::Deserialize;
 
 const DATA_ROOT: &str = "/var/lib/cais";
 const EXEC_ROOT: &str = "/run/cais";
 const CONFIG_FILE: &str = "/etc/cais/engine.toml";
+const CERTIFICATES: [&str; 2] = ["/etc/cais/certs.d", "/etc/docker/certs.d"];
 const GROUP: &str = "cais";
 /// A larger file is no configuration.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -25,7 +28,17 @@ pub(crate) const FLAGS: &[Flag] = &[
     text("bridge", Some('b'), "Name of the default network's bridge (default derived from the data root)"),
     text("bip", None, "Address and prefix of the bridge, 10.10.0.1/24 say"),
     list("default-address-pool", None, "Range that networks are cut from: base=10.10.0.0/16,size=24"),
-    list("insecure-registry", None, "Registry to which plain HTTP is spoken: HOST[:PORT]"),
+    list("insecure-registry", None, "Registry whose certificate does not matter, or that has none: HOST[:PORT] or a range of addresses"),
+    list("registry-mirror", None, "Ask this URL first for what is pulled from Docker Hub, or from HOST: [HOST=]URL"),
+    list("registry-endpoint", None, "Reach a registry elsewhere than its name says: HOST=URL"),
+    list(
+        "registry-certs",
+        None,
+        "Folder with HOST[:PORT]/ca.crt, client.cert and client.key (default /etc/cais/certs.d and /etc/docker/certs.d)",
+    ),
+    text("http-proxy", None, "Proxy for http URLs of registries (default $HTTP_PROXY)"),
+    text("https-proxy", None, "Proxy for https URLs of registries (default $HTTPS_PROXY)"),
+    text("no-proxy", None, "Hosts that are reached without a proxy, separated by commas (default $NO_PROXY)"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
     text("ready-fd", None, "Descriptor that is written to and closed when the engine listens"),
     switch("help", Some('h'), "Show help"),
@@ -42,7 +55,7 @@ pub(crate) struct Options {
     pub(crate) exec_root: PathBuf,
     pub(crate) pidfile: PathBuf,
     pub(crate) net: NetConfig,
-    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registries: RegistrySettings,
     pub(crate) log_level: tracing::Level,
     pub(crate) ready_fd: Option<i32>,
 }
@@ -68,6 +81,12 @@ struct File {
     bip: Option<String>,
     default_address_pool: Vec<String>,
     insecure_registry: Vec<String>,
+    registry_mirror: Vec<String>,
+    registry_endpoint: Vec<String>,
+    registry_certs: Vec<String>,
+    http_proxy: Option<String>,
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
     log_level: Option<String>,
 }
 
@@ -103,6 +122,24 @@ impl Options {
                 .map(|text| text.parse::<Pool>().with_context(|| format!("--default-address-pool {text:?}")))
                 .collect::<Result<_>>()?;
         }
+        let mut certificates: Vec<PathBuf> = words("registry-certs", file.registry_certs).into_iter().map(PathBuf::from).collect();
+        if certificates.is_empty() {
+            certificates = CERTIFICATES.map(PathBuf::from).to_vec();
+        }
+        let registries = RegistrySettings {
+            insecure: words("insecure-registry", file.insecure_registry),
+            mirrors: registry_urls("registry-mirror", &words("registry-mirror", file.registry_mirror), Some("docker.io"))?,
+            endpoints: registry_urls("registry-endpoint", &words("registry-endpoint", file.registry_endpoint), None)?
+                .into_iter()
+                .filter_map(|(host, mut urls)| Some((host, urls.pop()?)))
+                .collect(),
+            certificates,
+            proxies: Proxies {
+                http: word("http-proxy", file.http_proxy),
+                https: word("https-proxy", file.https_proxy),
+                none: word("no-proxy", file.no_proxy),
+            },
+        };
         let level = word("log-level", file.log_level).unwrap_or_else(|| "info".to_owned());
         let ready_fd = matches.text("ready-fd").map(|text| text.parse().context("--ready-fd takes a number")).transpose()?;
         let group = word("group", file.group);
@@ -112,13 +149,33 @@ impl Options {
             group: group.unwrap_or_else(|| GROUP.to_owned()),
             pidfile: path("pidfile", file.pidfile, exec_root.join("cais.pid")),
             net,
-            insecure_registries: words("insecure-registry", file.insecure_registry),
+            registries,
             log_level: level_named(&level)?,
             data_root,
             exec_root,
             ready_fd,
         })
     }
+}
+
+/// `HOST=URL`, or only a URL where there is a host to be implied, by host.
+fn registry_urls(flag: &str, words: &[String], implied: Option<&str>) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for word in words {
+        let (host, url) = match word.split_once('=') {
+            Some((host, url)) if !host.contains("://") => (Some(host), url),
+            _ => (implied, word.as_str()),
+        };
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let is_url = rest.is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty() && !rest.contains(['?', '#', ' ', '@']));
+        match host.filter(|host| !host.is_empty() && is_url) {
+            Some(host) => found.entry(host.to_owned()).or_default().push(url.to_owned()),
+            None => {
+                bail!("--{flag} {word:?}: {}https://HOST[:PORT] is expected", if implied.is_some() { "[REGISTRY=]" } else { "REGISTRY=" })
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads the flags; the words that are left are returned, too.
@@ -191,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn registries_have_mirrors_and_endpoints() {
+        let args = ["--registry-mirror", "https://a.example", "--registry-mirror", "r.example:5000=http://b.example/x"];
+        let options =
+            options(&[&args[..], &["--registry-endpoint", "docker.io=http://127.0.0.1:5000", "--config-file", "/dev/null"]].concat());
+        let registries = options.expect("good options").registries;
+        assert_eq!(registries.mirrors["docker.io"], ["https://a.example"]);
+        assert_eq!(registries.mirrors["r.example:5000"], ["http://b.example/x"]);
+        assert_eq!(registries.endpoints["docker.io"], "http://127.0.0.1:5000");
+        assert_eq!(registries.certificates[0], Path::new("/etc/cais/certs.d"));
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for bad in [
             ["--host", "http://x"],
@@ -199,6 +268,9 @@ mod tests {
             ["--bridge", "much-too-long-name"],
             ["--default-address-pool", "x"],
             ["--log-level", "loud"],
+            ["--registry-mirror", "mirror.example"],
+            ["--registry-mirror", "=https://mirror.example"],
+            ["--registry-endpoint", "https://elsewhere.example"],
             ["--config-file", "/no/such/file"],
             ["--nonsense", "x"],
         ] {

@@ -39,7 +39,7 @@ async fn serve(options: Options) -> Result<()> {
         exec_root: options.exec_root.clone(),
         net: net_config(&options)?,
         monitor_elf: crate::MONITOR_ELF,
-        insecure_registries: options.insecure_registries.clone(),
+        registries: options.registries.clone(),
     };
     // Taken before clients can come, so that none meets a half-open engine.
     let mut stop = StopSignals::new()?;

@@ -32,6 +32,8 @@ pub struct Login {
     pub username: String,
     /// The password or access token.
     pub password: String,
+    /// What the registry gave in exchange for the password, if it did: goes before it, and lets it be forgotten.
+    pub token: String,
 }
 
 /// Docker's `config.json`. Everything in it that is not about users stays as it is.
@@ -55,7 +57,10 @@ pub fn header(context: &Context, image: &ImageRef) -> Result<Option<String>> {
     let server = server_key(image.domain());
     let login = config.login(&server).with_context(|| format!("find the user for {}", image.domain()))?;
     Ok(login.map(|login| {
-        let document = json!({ "username": login.username, "password": login.password, "serveraddress": server });
+        let document = match login.token.is_empty() {
+            true => json!({ "username": login.username, "password": login.password, "serveraddress": server }),
+            false => json!({ "username": login.username, "identitytoken": login.token, "serveraddress": server }),
+        };
         BASE64_URL_SAFE.encode(document.to_string())
     }))
 }
@@ -84,18 +89,24 @@ impl Config {
         }
     }
 
-    /// Keeps a user. Answers whether the password is now in the file for everybody who can read it.
+    /// Keeps a user, with the token where there is one and else the password. Answers whether that is now in the file for everybody who can read it.
     pub fn keep(&mut self, server: &str, login: &Login) -> Result<bool> {
+        let (has_token, password) = (!login.token.is_empty(), if login.token.is_empty() { login.password.as_str() } else { "" });
         if let Some(helper) = self.helper(server) {
-            let document = json!({ "ServerURL": server, "Username": login.username, "Secret": login.password });
+            let (username, secret) = if has_token { (TOKEN_USER, &login.token) } else { (login.username.as_str(), &login.password) };
+            let document = json!({ "ServerURL": server, "Username": username, "Secret": secret });
             call(&helper, "store", &document.to_string())?;
             // Docker notes that there is a user, without the secret.
             self.auths().insert(server.to_owned(), json!({}));
             self.save()?;
             return Ok(false);
         }
-        let auth = BASE64_STANDARD.encode(format!("{}:{}", login.username, login.password));
-        self.auths().insert(server.to_owned(), json!({ "auth": auth }));
+        let auth = BASE64_STANDARD.encode(format!("{}:{password}", login.username));
+        let mut entry = json!({ "auth": auth });
+        if has_token {
+            entry["identitytoken"] = json!(login.token);
+        }
+        self.auths().insert(server.to_owned(), entry);
         self.save()?;
         Ok(true)
     }
@@ -190,18 +201,18 @@ fn parse(text: &str) -> Result<Map<String, Value>> {
 /// An entry of `auths`: `auth` is `user:password` in base64.
 fn decode(entry: &Value) -> Result<Option<Login>> {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if text("identitytoken").is_some() {
-        bail!("identity tokens are not supported: log in with a password or an access token");
-    }
+    let token = text("identitytoken").unwrap_or_default().to_owned();
     let Some(auth) = text("auth") else {
         let login = text("username").zip(text("password"));
-        return Ok(login.map(|(username, password)| Login { username: username.to_owned(), password: password.to_owned() }));
+        let login =
+            login.map(|(username, password)| Login { username: username.to_owned(), password: password.to_owned(), token: token.clone() });
+        return Ok(login.or_else(|| (!token.is_empty()).then(|| Login { username: String::new(), password: String::new(), token })));
     };
     let bad = || anyhow!("the entry in config.json is damaged: log in again");
     let plain = BASE64_STANDARD.decode(auth).map_err(|_| bad())?;
     let plain = String::from_utf8(plain).map_err(|_| bad())?;
     let (username, password) = plain.split_once(':').ok_or_else(bad)?;
-    Ok(Some(Login { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() }))
+    Ok(Some(Login { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned(), token }))
 }
 
 /// Asks a helper for the user at a server.
@@ -213,10 +224,10 @@ fn ask(helper: &str, server: &str) -> Result<Option<Login>> {
     let answer: BTreeMap<String, String> =
         serde_json::from_str(&answer).with_context(|| format!("read the answer of docker-credential-{helper}"))?;
     let text = |key: &str| answer.get(key).cloned().unwrap_or_default();
-    let login = Login { username: text("Username"), password: text("Secret") };
-    if login.username == TOKEN_USER {
-        bail!("identity tokens are not supported: log in with a password or an access token");
+    if text("Username") == TOKEN_USER {
+        return Ok(Some(Login { username: TOKEN_USER.to_owned(), password: String::new(), token: text("Secret") }));
     }
+    let login = Login { username: text("Username"), password: text("Secret"), token: String::new() };
     Ok(Some(login).filter(|login| !login.username.is_empty()))
 }
 
@@ -257,7 +268,7 @@ mod tests {
 
     #[test]
     fn damaged_entries_are_told() {
-        for entry in [r#"{"auth":"*"}"#, r#"{"auth":"YQ=="}"#, r#"{"identitytoken":"t"}"#] {
+        for entry in [r#"{"auth":"*"}"#, r#"{"auth":"YQ=="}"#] {
             assert!(config(&format!(r#"{{"auths":{{"r.example":{entry}}}}}"#)).login("r.example").is_err(), "{entry}");
         }
         assert!(config("").login("r.example").expect("empty").is_none());
@@ -276,7 +287,11 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("cais-auth-{}", std::process::id()));
         let path = folder.join("config.json");
         let mut config = Config { path: path.clone(), document: parse(r#"{"psFormat":"x"}"#).expect("parses") };
-        let login = Login { username: "u".to_owned(), password: "p".to_owned() };
+        let login = Login { username: "u".to_owned(), password: "p".to_owned(), token: String::new() };
+        assert!(config.keep("r.example", &Login { token: "t".to_owned(), ..login.clone() }).expect("kept"));
+        assert!(!std::fs::read_to_string(&path).expect("read").contains("dTpw"), "a token stands for the password");
+        let found = config.login("r.example").expect("reads").expect("somebody");
+        assert_eq!((found.username.as_str(), found.password.as_str(), found.token.as_str()), ("u", "", "t"));
         assert!(config.keep("r.example", &login).expect("kept"));
         assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, FILE_MODE);
         let text = std::fs::read_to_string(&path).expect("read");

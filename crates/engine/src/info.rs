@@ -59,7 +59,8 @@ impl Engine {
             pids: has("pids"),
             oom_kill_disable: has("memory") && self.cgroups.mode() != cgroup::Mode::V2,
         };
-        let proxy = |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_lowercase())).unwrap_or_default();
+        let registries = &self.config.registries;
+        let proxies = [&registries.proxies.http, &registries.proxies.https, &registries.proxies.none];
         Info {
             id: self.id.clone(),
             containers,
@@ -78,7 +79,9 @@ impl Engine {
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             event_listeners: self.events.listeners(),
             address_pools: self.config.net.pools.iter().map(|pool| (pool.base.to_string(), pool.size)).collect(),
-            proxies: ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"].map(proxy),
+            proxies: proxies.map(|proxy| proxy.clone().unwrap_or_default()),
+            insecure_registries: registries.insecure.clone(),
+            mirrors: registries.mirrors.clone(),
             ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
         }
     }

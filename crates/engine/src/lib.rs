@@ -62,8 +62,8 @@ pub struct Config {
     pub net: net::NetConfig,
     /// The monitor's executable.
     pub monitor_elf: &'static [u8],
-    /// Registries to which plain HTTP is spoken, besides those on loopback: `host[:port]` or a range `10.0.0.0/8`.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub registries: image::RegistrySettings,
 }
 
 /// The engine.

@@ -465,6 +465,10 @@ pub struct Info {
     pub warnings: Vec<String>,
     /// Proxies: `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`.
     pub proxies: [String; 3],
+    /// Registries that are not checked, as the settings name them.
+    pub insecure_registries: Vec<String>,
+    /// Mirrors, by the domain of the registry that they stand for.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// The machine forwards IPv4.
     pub ipv4_forwarding: bool,
 }

@@ -68,10 +68,9 @@ impl Engine {
         // Two megabytes that are in the memfd now.
         kernel::heap::forget(config.monitor_elf);
         let id = info::engine_id(&store)?;
-        let registries = image::RegistrySettings {
-            insecure: config.insecure_registries.clone(),
-            user_agent: format!("cais/{}", env!("CARGO_PKG_VERSION")),
-        };
+        let mut registries = config.registries.clone();
+        registries.proxies = registries.proxies.or_environment();
+        let config = Config { registries: registries.clone(), ..config };
         let events = Arc::new(event::Bus::open(&layout.events()));
         Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
             let users = engine.clone();

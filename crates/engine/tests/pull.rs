@@ -127,7 +127,8 @@ impl Engine {
     async fn pull(&self, name: &str, platform: Option<&str>) -> (engine::image::Result<engine::image::Pulled>, Vec<String>) {
         let (sender, mut receiver) = mpsc::channel(1000);
         let (reference, platform): (ImageRef, _) = (name.parse().expect(name), platform.map(|text| text.parse().expect(text)));
-        let pulled = self.images.pull(&reference, platform.as_ref(), None, sender).await;
+        let pulled = self.images.pull(&reference.with_default_tag(), platform.as_ref(), None, sender).await;
+        let pulled = pulled.map(|mut all| all.remove(0));
         let mut lines: Vec<String> = Vec::new();
         while let Some(Progress { id, status, .. }) = receiver.recv().await {
             lines.push(if id.is_empty() { status } else { format!("{id}: {status}") });

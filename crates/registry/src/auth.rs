@@ -56,6 +56,8 @@ pub(crate) struct TokenAnswer {
     #[serde(default)]
     access_token: String,
     expires_in: Option<u64>,
+    /// What stands for the password, if it was asked for.
+    pub refresh_token: Option<String>,
 }
 
 impl TokenAnswer {

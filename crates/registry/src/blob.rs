@@ -42,31 +42,43 @@ impl Registry {
     ) -> Result<()> {
         let mut transfer = Transfer { hasher: Hasher::new(wanted.digest.algorithm()), done: 0 };
         let mut attempt = 1;
+        // A mirror that has once broken off is not asked for the rest.
+        let mut direct = false;
         loop {
             let before = transfer.done;
             let (path, subject) = (format!("blobs/{}", wanted.digest), format!("fetch blob {}", wanted.digest));
-            let request = Request { offset: transfer.done, ..Request::get(repository, path, subject, credentials) };
+            let request = Request { offset: transfer.done, direct, ..Request::get(repository, path, subject, credentials) };
             match self.part(&request, wanted, &mut transfer, sink).await {
                 Ok(()) => break,
                 Err(error) if error.is_passing() && attempt < ATTEMPTS_MAX => {
                     // A connection that brought something earns a fresh start.
                     attempt = if transfer.done > before { 1 } else { attempt + 1 };
+                    direct = true;
                     tracing::debug!(error = %types::error::chain(&error), done = transfer.done, "a blob's transfer broke and is taken up again");
                     tokio::time::sleep(backoff(attempt)).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.distrust_mirrors(repository);
+                    return Err(error);
+                }
             }
         }
         let found = transfer.hasher.finish();
-        match found == wanted.digest {
-            true => Ok(()),
-            false => Err(Error::DigestMismatch {
-                subject: "blob",
-                repository: repository.familiar_name(),
-                expected: wanted.digest.clone(),
-                found,
-            }),
+        if found == wanted.digest {
+            return Ok(());
         }
+        self.distrust_mirrors(repository);
+        Err(Error::DigestMismatch { subject: "blob", repository: repository.familiar_name(), expected: wanted.digest.clone(), found })
+    }
+
+    /// What came may have been a mirror's: the next attempt is the registry's own.
+    pub(crate) fn distrust_mirrors(&self, repository: &ImageRef) {
+        self.endpoints.rest(repository.domain(), None);
+    }
+
+    /// Whether the next request for something of a repository may be answered by a mirror.
+    pub fn has_mirrors(&self, repository: &ImageRef) -> bool {
+        !self.endpoints.mirrors(repository.domain()).is_empty()
     }
 
     async fn part<S: BlobSink>(&self, request: &Request<'_>, wanted: &Descriptor, transfer: &mut Transfer, sink: &mut S) -> Result<()> {

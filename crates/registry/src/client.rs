@@ -1,33 +1,28 @@
-//! Requests: endpoints, authentication, retries, errors.
+//! Requests: where they go, how they are made again, what their failures mean.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use types::ImageRef;
 use types::digest::Algorithm;
 
-use crate::auth::{Challenge, TokenAnswer, Tokens};
-use crate::endpoint::Endpoints;
+use crate::auth::Tokens;
+use crate::endpoint::{Endpoints, authority};
+use crate::transport::{Call, Proxies, Transport};
 use crate::verify::digest_of;
 use crate::{Credentials, Error, Result};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection on which nothing moves for so long is given up.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an upload's answer may take once everything is sent: some registries copy the whole blob then.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// An upload of fewer bytes per second is given up.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const REDIRECTS_MAX: usize = 10;
+/// How long it may take to find out what an insecure registry speaks.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a request is made that fails for reasons that may pass.
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
@@ -39,10 +34,16 @@ const MESSAGE_LEN_MAX: usize = 300;
 /// How registries are reached.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Registries to which plain HTTP is spoken, besides those on loopback: `host`, `host:port` or an address range `10.0.0.0/8`.
+    /// Registries whose certificates do not matter and that may speak plain HTTP, besides those on loopback: `host`, `host:port` or an address range `10.0.0.0/8`.
     pub insecure: Vec<String>,
     /// Base URLs of registries that are elsewhere than their domain says.
     pub endpoints: BTreeMap<String, String>,
+    /// Base URLs that are asked before a registry itself when something is fetched, by its domain. They are told no password.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Folders with a folder per host, as Docker's `certs.d`: `HOST[:PORT]/ca.crt`, `client.cert`, `client.key`.
+    pub certificates: Vec<PathBuf>,
+    /// Proxies.
+    pub proxies: Proxies,
     /// How the client names itself.
     pub user_agent: String,
 }
@@ -50,11 +51,9 @@ pub struct Options {
 /// The client. Connections and TLS are set up when the first request is made.
 #[derive(Debug)]
 pub struct Registry {
-    endpoints: Endpoints,
-    user_agent: String,
-    client: OnceLock<Client>,
-    uploader: OnceLock<Client>,
-    tokens: Tokens,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) transport: Transport,
+    pub(crate) tokens: Tokens,
 }
 
 /// What a request is for, which decides what its token must allow.
@@ -67,7 +66,7 @@ pub(crate) enum Purpose<'a> {
 
 impl Purpose<'_> {
     /// The scopes of a token besides what the registry asks for.
-    fn scopes(self, repository: &ImageRef) -> Vec<String> {
+    pub fn scopes(self, repository: &ImageRef) -> Vec<String> {
         match self {
             Self::Pull => vec![format!("repository:{}:pull", repository.path())],
             Self::Push(from) => {
@@ -95,6 +94,8 @@ pub(crate) struct Request<'a> {
     pub accept: Option<&'a str>,
     /// From which byte on.
     pub offset: u64,
+    /// Whether mirrors are passed by.
+    pub direct: bool,
     pub credentials: Option<&'a Credentials>,
 }
 
@@ -112,6 +113,7 @@ impl<'a> Request<'a> {
             subject,
             accept: None,
             offset: 0,
+            direct: false,
             credentials,
         }
     }
@@ -120,19 +122,30 @@ impl<'a> Request<'a> {
 impl Registry {
     /// A client that has not connected to anything yet.
     pub fn new(options: Options) -> Self {
-        let user_agent =
-            if options.user_agent.is_empty() { concat!("cais/", env!("CARGO_PKG_VERSION")).to_owned() } else { options.user_agent };
+        let own = concat!("cais/", env!("CARGO_PKG_VERSION"));
+        let user_agent = if options.user_agent.is_empty() { own.to_owned() } else { options.user_agent };
         Self {
-            endpoints: Endpoints { fixed: options.endpoints, insecure: options.insecure },
-            user_agent,
-            client: OnceLock::new(),
-            uploader: OnceLock::new(),
+            endpoints: Endpoints::new(options.endpoints, options.insecure, options.mirrors),
+            transport: Transport::new(user_agent, options.certificates, options.proxies),
             tokens: Tokens::default(),
         }
     }
 
-    /// Makes a request and authenticates as asked; tries again when that may help.
+    /// Makes a request and authenticates as asked; tries again when that may help. What is only read is asked of mirrors first.
     pub(crate) async fn get(&self, request: &Request<'_>) -> Result<Response> {
+        if request.purpose == Purpose::Pull && !request.direct {
+            for mirror in self.endpoints.mirrors(request.repository.domain()) {
+                match self.get_from(request, Some(&mirror)).await {
+                    Ok(response) => return Ok(response),
+                    Err(failed) => {
+                        tracing::debug!(error = %types::error::chain(&failed.error), mirror, "a mirror does not have it");
+                        if !failed.error.is_answer() {
+                            self.endpoints.rest(request.repository.domain(), Some(&mirror));
+                        }
+                    }
+                }
+            }
+        }
         let mut attempt = 1;
         loop {
             match self.get_once(request).await {
@@ -149,46 +162,79 @@ impl Registry {
     }
 
     pub(crate) async fn get_once(&self, request: &Request<'_>) -> std::result::Result<Response, Failed> {
+        self.get_from(request, None).await
+    }
+
+    async fn get_from(&self, request: &Request<'_>, mirror: Option<&str>) -> std::result::Result<Response, Failed> {
         let domain = request.repository.domain();
-        let url = format!("{}/v2/{}/{}", self.endpoints.base(domain), request.repository.path(), request.path);
-        let url = request.location.as_ref().map_or(url, Url::to_string);
-        let is_elsewhere = request.location.as_ref().is_some_and(|location| !self.is_of_registry(location, domain));
-        let key = token_key(request);
+        let base = match mirror {
+            Some(mirror) => mirror.to_owned(),
+            None => self.settled_base(domain).await?,
+        };
+        let url = match &request.location {
+            Some(location) => location.clone(),
+            None => parse_url(&format!("{base}/v2/{}/{}", request.repository.path(), request.path), domain)?,
+        };
+        let is_elsewhere = mirror.is_none() && request.location.as_ref().is_some_and(|location| !self.is_of_registry(location, domain));
+        // A mirror is no business of the user's at the registry.
+        let credentials = request.credentials.filter(|_| mirror.is_none());
+        let key = token_key(request, credentials, mirror);
         // Who is elsewhere has no business with what this registry lets in.
         let known = if is_elsewhere { None } else { self.tokens.get(&key) };
-        let response = self.send(&url, request, known.as_deref()).await?;
+        let response = self.send(&url, request, known.as_deref()).await.inspect_err(|_| self.endpoints.forget(domain))?;
         if response.status() != StatusCode::UNAUTHORIZED || is_elsewhere {
             return self.check(response, request).await;
         }
         self.tokens.forget(&key);
-        let header = self.authenticate(&response, request, &key).await?;
+        let header = self.authenticate(&response, request, credentials, &key).await?;
         let response = self.send(&url, request, Some(&header)).await?;
         self.check(response, request).await
     }
 
-    async fn send(&self, url: &str, request: &Request<'_>, authorization: Option<&str>) -> Result<Response> {
+    async fn send(&self, url: &Url, request: &Request<'_>, authorization: Option<&str>) -> Result<Response> {
         let mut headers = request.headers.clone();
         if let Some(accept) = request.accept {
             headers.insert(ACCEPT, header(accept, request)?);
         }
         if let Some(authorization) = authorization {
             let mut value = header(authorization, request)?;
-            // Sensitive headers are dropped on redirects to other hosts, and kept out of logs.
+            // Kept out of logs.
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
         if request.offset > 0 {
             headers.insert(RANGE, header(&format!("bytes={}-", request.offset), request)?);
         }
-        let call = match request.purpose {
-            Purpose::Pull => self.client()?.request(request.method.clone(), url),
-            Purpose::Push(_) => {
-                let slowest = Duration::from_secs(request.body.len() as u64 / UPLOAD_RATE_MIN);
-                self.uploader()?.request(request.method.clone(), url).timeout(ANSWER_TIMEOUT + slowest)
-            }
+        let timeout = match request.purpose {
+            Purpose::Pull => None,
+            // How long an answer takes depends on how much goes out before it.
+            Purpose::Push(_) => Some(ANSWER_TIMEOUT + Duration::from_secs(request.body.len() as u64 / UPLOAD_RATE_MIN)),
         };
-        let sent = call.headers(headers).body(request.body.clone()).send().await;
-        sent.map_err(|source| Error::Request { method: word(&request.method), url: shown(url), source: source.without_url() })
+        let call = Call {
+            method: request.method.clone(),
+            url: url.clone(),
+            headers,
+            body: request.body.clone(),
+            timeout,
+            blind: self.is_blind(&authority(url)),
+        };
+        self.transport.send(call).await
+    }
+
+    /// A call of the registry's that is about no repository.
+    pub(crate) async fn knock(&self, url: Url, authorization: Option<String>) -> Result<Response> {
+        let mut call = Call { blind: self.is_blind(&authority(&url)), ..Call::get(url) };
+        if let Some(mut value) = authorization.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            value.set_sensitive(true);
+            call.headers.insert(AUTHORIZATION, value);
+        }
+        self.transport.send(call).await
+    }
+
+    /// Whether a host's certificate does not matter. On loopback that is so unless somebody has put an authority there.
+    pub(crate) fn is_blind(&self, host: &str) -> bool {
+        let plain = host.strip_suffix(":443").unwrap_or(host);
+        self.endpoints.is_listed(host) || (self.endpoints.is_insecure(plain) && self.transport.folder(host).is_none())
     }
 
     /// Whether a URL is of the host that the registry is.
@@ -196,81 +242,24 @@ impl Registry {
         Url::parse(&self.endpoints.base(domain)).is_ok_and(|base| base.origin() == url.origin())
     }
 
-    /// The base URL of a repository's registry.
-    pub(crate) fn base(&self, domain: &str) -> String {
-        self.endpoints.base(domain)
-    }
-
-    /// Answers the `Authorization` header that the challenge asks for.
-    async fn authenticate(&self, response: &Response, request: &Request<'_>, key: &str) -> Result<String> {
-        let domain = request.repository.domain();
-        match challenge(response, domain)? {
-            Challenge::Bearer { realm, service, scope } => {
-                let mut scopes = request.purpose.scopes(request.repository);
-                scopes.extend(scope.filter(|scope| !scopes.contains(scope)));
-                let answer = self.token(domain, &realm, service.as_deref(), &scopes, request.credentials).await;
-                let answer = answer.map_err(|error| match error {
-                    Error::TokenDenied { message, .. } => denied(request, message),
-                    other => other,
-                })?;
-                let text = answer.text().ok_or_else(|| answer_error(request, "the token service gave no token"))?;
-                let header = format!("Bearer {text}");
-                self.tokens.put_token(key, header.clone(), &answer);
-                Ok(header)
+    /// The base URL of a registry; what an insecure one speaks is found out first, without telling it any secret.
+    pub(crate) async fn settled_base(&self, domain: &str) -> Result<String> {
+        for (scheme, base) in self.endpoints.untried(domain) {
+            let url = parse_url(&format!("{base}/v2/"), domain)?;
+            let blind = self.is_blind(&authority(&url));
+            let answer = self.transport.send(Call { timeout: Some(PROBE_TIMEOUT), blind, ..Call::get(url) }).await;
+            if let Err(error @ Error::Certificate { .. }) = answer {
+                return Err(error);
             }
-            Challenge::Basic => match request.credentials {
-                Some(credentials) => {
-                    let header = basic(credentials);
-                    self.tokens.put(key, header.clone(), None);
-                    Ok(header)
-                }
-                None => Err(denied(request, ": no basic auth credentials".to_owned())),
-            },
+            // A server that expects TLS tells a plain request that it is a bad one, or nothing at all.
+            let fits = answer.as_ref().is_ok_and(|answer| answer.status() != StatusCode::BAD_REQUEST && answer.url().scheme() == scheme);
+            let is_judged = answer.as_ref().is_err_and(Error::is_certificate);
+            if fits || is_judged {
+                self.endpoints.learn(domain, scheme);
+                break;
+            }
         }
-    }
-
-    /// Asks a token service for a token.
-    pub(crate) async fn token(
-        &self,
-        registry: &str,
-        realm: &str,
-        service: Option<&str>,
-        scopes: &[String],
-        credentials: Option<&Credentials>,
-    ) -> Result<TokenAnswer> {
-        let bad = |reason: &str| Error::Challenge { host: registry.to_owned(), challenge: format!("{reason}: {realm}") };
-        let mut url = Url::parse(realm).map_err(|_| bad("no URL"))?;
-        let domain = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (host, _) => host.unwrap_or_default().to_owned(),
-        };
-        // A token or password is sent in the clear only where plain HTTP was allowed anyway.
-        if url.scheme() != "https" && !(url.scheme() == "http" && self.endpoints.is_insecure(&domain)) {
-            return Err(bad("a token service must be reached by https"));
-        }
-        for (name, value) in
-            service.map(|service| ("service", service)).into_iter().chain(scopes.iter().map(|scope| ("scope", scope.as_str())))
-        {
-            url.query_pairs_mut().append_pair(name, value);
-        }
-        let mut call = self.client()?.get(url);
-        if let Some(credentials) = credentials {
-            call = call.basic_auth(&credentials.username, Some(&credentials.password));
-        }
-        let failed = |source: reqwest::Error| Error::Request { method: "Get", url: realm.to_owned(), source: source.without_url() };
-        let response = call.send().await.map_err(failed)?;
-        let status = response.status();
-        let body = read_bounded(response).await.map_err(failed)?;
-        let subject = "fetch a token".to_owned();
-        match status {
-            StatusCode::OK => serde_json::from_slice(&body).map_err(|error| Error::Answer {
-                subject,
-                host: domain,
-                reason: format!("the token service's answer: {error}"),
-            }),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::TokenDenied { host: domain, message: message(&body) }),
-            other => Err(Error::Status { subject, host: domain, status: other.as_u16(), message: message(&body) }),
-        }
+        Ok(self.endpoints.base(domain))
     }
 
     /// Success, or an error in the registry's words.
@@ -300,82 +289,28 @@ impl Registry {
         };
         Err(Failed { error, retry_after })
     }
-
-    /// The connections for everything but uploads.
-    pub(crate) fn client(&self) -> Result<&Client> {
-        kept(&self.client, || self.builder().read_timeout(STALL_TIMEOUT))
-    }
-
-    /// Those for uploads: how long an answer takes depends on how much goes out before it.
-    fn uploader(&self) -> Result<&Client> {
-        kept(&self.uploader, || self.builder())
-    }
-
-    fn builder(&self) -> reqwest::ClientBuilder {
-        Client::builder().user_agent(&self.user_agent).connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).redirect(
-            Policy::custom(|attempt| {
-                let downgrade = attempt.previous().last().is_some_and(|last| last.scheme() == "https") && attempt.url().scheme() != "https";
-                match attempt.previous().len() > REDIRECTS_MAX || downgrade {
-                    true => attempt.error("too many redirects, or one from https to http"),
-                    false => attempt.follow(),
-                }
-            }),
-        )
-    }
-}
-
-fn kept(client: &OnceLock<Client>, builder: impl FnOnce() -> reqwest::ClientBuilder) -> Result<&Client> {
-    if let Some(client) = client.get() {
-        return Ok(client);
-    }
-    let made = builder().build().map_err(Error::Setup)?;
-    Ok(client.get_or_init(|| made))
-}
-
-/// The challenge of an answer that is known here; a token goes before a password.
-pub(crate) fn challenge(response: &Response, host: &str) -> Result<Challenge> {
-    let texts: Vec<&str> = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
-    let mut challenges: Vec<Challenge> = texts.iter().filter_map(|text| Challenge::parse(text)).collect();
-    challenges.sort_by_key(|challenge| *challenge == Challenge::Basic);
-    challenges.into_iter().next().ok_or_else(|| Error::Challenge { host: host.to_owned(), challenge: texts.join(", ") })
 }
 
 /// Under what a token is kept: whoever gives another password gets no token of this one.
-fn token_key(request: &Request<'_>) -> String {
-    let user = request.credentials.map(|credentials| {
-        let secret = digest_of(Algorithm::Sha256, credentials.password.as_bytes());
+fn token_key(request: &Request<'_>, credentials: Option<&Credentials>, mirror: Option<&str>) -> String {
+    let user = credentials.map(|credentials| {
+        let secrets = format!("{}\0{}\0{}", credentials.password, credentials.identity_token, credentials.registry_token);
+        let secret = digest_of(Algorithm::Sha256, secrets.as_bytes());
         format!("{} {}", credentials.username, secret.hex())
     });
     let purpose = match request.purpose {
         Purpose::Pull => String::new(),
         Purpose::Push(from) => format!("push {}", from.map(ImageRef::repository).unwrap_or_default()),
     };
-    format!("{} {} {purpose}", request.repository.repository(), user.unwrap_or_default())
+    format!("{} {} {purpose} {}", request.repository.repository(), user.unwrap_or_default(), mirror.unwrap_or_default())
 }
 
-fn denied(request: &Request<'_>, message: String) -> Error {
+pub(crate) fn denied(request: &Request<'_>, message: String) -> Error {
     let repository = request.repository.familiar_name();
     match request.purpose {
         Purpose::Pull => Error::Denied { repository, message },
         Purpose::Push(_) => Error::PushDenied { repository, message },
     }
-}
-
-/// A method as Docker's messages have it.
-fn word(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "Get",
-        Method::HEAD => "Head",
-        Method::POST => "Post",
-        Method::PATCH => "Patch",
-        Method::PUT => "Put",
-        _ => "Delete",
-    }
-}
-
-/// A URL for messages; what is asked for may be a secret of the registry's.
-fn shown(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
 }
 
 /// A failed attempt, and when the registry says to come again.
@@ -403,8 +338,9 @@ fn header(text: &str, request: &Request<'_>) -> Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|_| answer_error(request, "it can't be sent back in a header"))
 }
 
-pub(crate) fn basic(credentials: &Credentials) -> String {
-    format!("Basic {}", BASE64.encode(format!("{}:{}", credentials.username, credentials.password)))
+/// A URL that was put together here.
+pub(crate) fn parse_url(text: &str, host: &str) -> Result<Url> {
+    Url::parse(text).map_err(|error| Error::Answer { subject: text.to_owned(), host: host.to_owned(), reason: error.to_string() })
 }
 
 /// The body up to a bound; what is longer is cut.

@@ -24,6 +24,36 @@ pub enum Error {
         /// Why there was no answer.
         source: reqwest::Error,
     },
+    /// Somebody sends on to where one does not go.
+    #[error("{url} sends on to {to}: {reason}")]
+    Redirect {
+        /// What was asked for.
+        url: String,
+        /// Where to go instead.
+        to: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A proxy's address that is none.
+    #[error("{proxy:?} is not the address of a proxy")]
+    Proxy {
+        /// The address, without a password.
+        proxy: String,
+    },
+    /// A certificate or key that is not usable.
+    #[error("read the certificates of a registry from {}: {reason}", .path.display())]
+    Certificate {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A registry that can't be searched.
+    #[error("the registry {host} does not offer searching")]
+    NoSearch {
+        /// The registry.
+        host: String,
+    },
     /// The registry answered with an error of its own words.
     #[error("{subject}: the registry {host} answered {status}{message}")]
     Status {
@@ -169,6 +199,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether somebody answered at all, if only to refuse.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Status { status: 400..=499, .. }
+                | Self::ManifestUnknown { .. }
+                | Self::NameUnknown { .. }
+                | Self::BlobUnknown { .. }
+                | Self::Denied { .. }
+        )
+    }
+
+    /// Whether a server's certificate was not accepted.
+    pub(crate) fn is_certificate(&self) -> bool {
+        matches!(self, Self::Request { .. }) && types::error::chain(self).contains("certificate")
+    }
+
     /// Whether the same request may succeed a little later.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
@@ -193,16 +240,26 @@ impl Classify for Error {
             Self::Status { status: 401, .. } => ErrorKind::Unauthorized,
             Self::Status { status: 403, .. } => ErrorKind::Forbidden,
             Self::Status { .. } => ErrorKind::Unavailable,
+            Self::Redirect { .. } => ErrorKind::Unavailable,
+            Self::Proxy { .. } => ErrorKind::InvalidInput,
+            Self::NoSearch { .. } => ErrorKind::NotFound,
             Self::Schema1 { .. } | Self::Challenge { .. } => ErrorKind::NotServed,
-            Self::Setup(_) | Self::Answer { .. } | Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Sink { .. } => {
-                ErrorKind::Internal
-            }
+            Self::Certificate { .. }
+            | Self::Setup(_)
+            | Self::Answer { .. }
+            | Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::Sink { .. } => ErrorKind::Internal,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Status { status: 429, .. } => Some("the registry limits how often one may pull; wait, or log in".to_owned()),
+            Self::Request { .. } if self.is_certificate() => Some(
+                "put the certificate of its authority into HOST:PORT/ca.crt in the folder of certificates, or name the registry in insecure-registry"
+                    .to_owned(),
+            ),
             Self::Request { source, .. } if source.is_connect() => {
                 Some("check that the registry runs, its name, and the network".to_owned())
             }

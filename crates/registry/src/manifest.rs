@@ -49,7 +49,26 @@ impl Registry {
         }
     }
 
-    async fn document(
+    pub(crate) async fn document(
+        &self,
+        repository: &ImageRef,
+        name: &str,
+        expected: Option<&Digest>,
+        subject: String,
+        credentials: Option<&Credentials>,
+    ) -> Result<Document> {
+        if self.has_mirrors(repository) {
+            match self.document_once(repository, name, expected, subject.clone(), credentials).await {
+                Ok(document) => return Ok(document),
+                // A mirror that tells nonsense is none.
+                Err(Error::DigestMismatch { .. } | Error::Answer { .. }) => self.distrust_mirrors(repository),
+                Err(error) => return Err(error),
+            }
+        }
+        self.document_once(repository, name, expected, subject, credentials).await
+    }
+
+    async fn document_once(
         &self,
         repository: &ImageRef,
         name: &str,

@@ -65,6 +65,11 @@ async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(&Asked) -> Answer>,
     let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
     let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
     let asked = Asked { target, headers };
+    if asked.target == "/v2/" {
+        // Asked once of registries on loopback, to find out that they speak plain HTTP.
+        let _ = stream.write_all(b"HTTP/1.1 200 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        return;
+    }
     let authorization = asked.headers.get("authorization").map_or("", String::as_str);
     log.lock().expect("log").push(format!("{} [{authorization}]", asked.target));
     let reply = answer(&asked);
@@ -151,7 +156,7 @@ async fn tokens_are_fetched_used_and_kept() {
     .await;
     let registry = Registry::new(Options::default());
     let name = reference(&format!("{host}/a"));
-    let credentials = Credentials { username: "u".to_owned(), password: "p".to_owned() };
+    let credentials = Credentials::password("u", "p");
     for _ in 0..2 {
         registry.root(&name, None).await.expect("fetches");
     }
@@ -183,7 +188,7 @@ async fn credentials_do_not_follow_a_redirect_to_another_host() {
     })
     .await;
     let registry = Registry::new(Options::default());
-    let credentials = Credentials { username: "u".to_owned(), password: "p".to_owned() };
+    let credentials = Credentials::password("u", "p");
     let mut got = Vec::new();
     registry.blob(&reference(&format!("{host}/a")), &blob(&content), Some(&credentials), &mut got).await.expect("fetches");
     assert_eq!(got, content);
@@ -252,4 +257,137 @@ async fn busy_registries_are_asked_again() {
     drop(listener);
     let error = Registry::new(Options::default()).root(&reference(&format!("{nobody}/a")), None).await.expect_err("nobody");
     assert!(types::error::chain(&error).contains("refused"), "{}", types::error::chain(&error));
+}
+
+fn with(options: Options) -> Registry {
+    Registry::new(options)
+}
+
+fn mirrored(host: &str, mirror: &str) -> Registry {
+    let mirrors = BTreeMap::from([(host.to_owned(), vec![format!("http://{mirror}/")])]);
+    with(Options { mirrors, ..Options::default() })
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_told_no_password() {
+    let (mirror, mirror_log) = serve(|asked| match asked.target.contains("/a/") {
+        true => Answer::new(200, MANIFEST),
+        false => Answer::new(404, ""),
+    })
+    .await;
+    let (host, log) = serve(|asked| match asked.headers.contains_key("authorization") {
+        true => Answer::new(200, MANIFEST),
+        false => Answer::new(401, "").with("WWW-Authenticate", "Basic realm=\"x\""),
+    })
+    .await;
+    let registry = mirrored(&host, &mirror);
+    let user = Credentials::password("u", "p");
+    registry.root(&reference(&format!("{host}/a")), Some(&user)).await.expect("the mirror has it");
+    assert_eq!(log.lock().expect("log").len(), 0);
+    registry.root(&reference(&format!("{host}/b")), Some(&user)).await.expect("the registry has it");
+    assert_eq!(*mirror_log.lock().expect("log"), ["/v2/a/manifests/latest []", "/v2/b/manifests/latest []"]);
+    assert_eq!(*log.lock().expect("log"), ["/v2/b/manifests/latest []", "/v2/b/manifests/latest [Basic dTpw]"]);
+}
+
+#[tokio::test]
+async fn a_mirror_that_lies_or_is_gone_is_passed_by() {
+    let (mirror, _) = serve(|_| Answer::new(200, MANIFEST).with("Docker-Content-Digest", digest_of(b"x").to_string())).await;
+    let (host, log) = serve(|_| Answer::new(200, MANIFEST)).await;
+    let name = reference(&format!("{host}/a"));
+    mirrored(&host, &mirror).root(&name, None).await.expect("the registry has it");
+    mirrored(&host, "127.0.0.1:1").root(&name, None).await.expect("the registry has it");
+    assert_eq!(log.lock().expect("log").len(), 2);
+    // What a blob turns out to be is known at its end only: the next attempt passes the mirror by.
+    let (liar, _) = serve(|_| Answer::new(200, "other")).await;
+    let (host, _) = serve(|_| Answer::new(200, "right")).await;
+    let (name, registry) = (reference(&format!("{host}/a")), mirrored(&host, &liar));
+    assert!(registry.blob(&name, &blob(b"right"), None, &mut Vec::new()).await.is_err());
+    assert!(!registry.has_mirrors(&name));
+    registry.blob(&name, &blob(b"right"), None, &mut Vec::new()).await.expect("the registry's own");
+}
+
+#[tokio::test]
+async fn proxies_are_used_but_for_loopback_and_exceptions() {
+    let (proxy, log) = serve(|_| Answer::new(200, MANIFEST)).await;
+    let (host, own_log) = serve(|_| Answer::new(200, MANIFEST)).await;
+    let http = Some(format!("http://{proxy}"));
+    let proxies = registry::Proxies { http, https: None, none: Some("other.invalid".to_owned()) };
+    let insecure = vec!["registry.invalid:5000".to_owned()];
+    let registry = with(Options { proxies, insecure, ..Options::default() });
+    registry.root(&reference("registry.invalid:5000/a"), None).await.expect("through the proxy");
+    registry.root(&reference(&format!("{host}/a")), None).await.expect("directly");
+    let seen = log.lock().expect("log").clone();
+    assert!(seen.iter().all(|line| line.starts_with("http://registry.invalid:5000/v2/")), "{seen:?}");
+    assert_eq!(seen.last().map(String::as_str), Some("http://registry.invalid:5000/v2/a/manifests/latest []"));
+    assert_eq!(own_log.lock().expect("log").len(), 1);
+    let proxies = registry::Proxies { http: Some("http://u:secret@[".to_owned()), ..Default::default() };
+    let error = with(Options { proxies, ..Options::default() }).root(&reference(&format!("{host}/a")), None).await.expect_err("no proxy");
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn identity_tokens_and_registry_tokens_stand_for_passwords() {
+    let (tokens, token_log) = serve(|asked| match asked.target.contains("offline_token=true") {
+        true => Answer::new(200, r#"{"token":"T","refresh_token":"R"}"#),
+        // The form of a refresh is in the body.
+        false => Answer::new(200, r#"{"access_token":"T"}"#),
+    })
+    .await;
+    let (host, log) = serve(move |asked| match asked.headers.get("authorization").map(String::as_str) {
+        Some("Bearer T" | "Bearer given") => Answer::new(200, MANIFEST),
+        _ => Answer::new(401, "{}").with("WWW-Authenticate", format!("Bearer realm=\"http://{tokens}/token\",service=\"s\"")),
+    })
+    .await;
+    let name = reference(&format!("{host}/a"));
+    let identity = Credentials { identity_token: "R".to_owned(), ..Credentials::default() };
+    with(Options::default()).root(&name, Some(&identity)).await.expect("fetches");
+    assert_eq!(*token_log.lock().expect("log"), ["/token []"]);
+    let given = Credentials { registry_token: "given".to_owned(), ..Credentials::default() };
+    with(Options::default()).root(&name, Some(&given)).await.expect("fetches");
+    assert_eq!(token_log.lock().expect("log").len(), 1, "no token was asked for");
+    assert_eq!(log.lock().expect("log").last().map(String::as_str), Some("/v2/a/manifests/latest [Bearer given]"));
+}
+
+#[tokio::test]
+async fn redirects_end_somewhere_and_never_leave_protection() {
+    let (host, log) = serve(|asked| match asked.target.contains("/loop/") {
+        true => Answer::new(307, "").with("Location", asked.target.clone()),
+        false => Answer::new(307, "").with("Location", "file:///etc/passwd"),
+    })
+    .await;
+    let registry = with(Options::default());
+    let fetched = registry.root(&reference(&format!("{host}/loop/a")), None).await;
+    assert!(matches!(fetched, Err(Error::Redirect { .. })), "{fetched:?}");
+    assert_eq!(log.lock().expect("log").len(), 11);
+    let fetched = registry.root(&reference(&format!("{host}/file")), None).await;
+    assert!(matches!(fetched, Err(Error::Redirect { .. })), "{fetched:?}");
+}
+
+#[tokio::test]
+async fn tags_come_in_pages_and_hosts_without_search_say_so() {
+    let (host, _) = serve(|asked| match asked.target.as_str() {
+        "/v2/a/tags/list" => {
+            Answer::new(200, r#"{"tags":["1","2"]}"#).with("Link", "</v2/a/tags/list?last=2>; rel=\"next\"")
+        }
+        "/v2/a/tags/list?last=2" => Answer::new(200, r#"{"tags":["3"]}"#),
+        "/v2/none/tags/list" => Answer::new(200, r#"{"name":"none","tags":null}"#),
+        // A list that never ends.
+        target if target.starts_with("/v2/loop/") => {
+            Answer::new(200, r#"{"tags":["1"]}"#).with("Link", "</v2/loop/tags/list?n=1>; rel=\"next\"")
+        }
+        target if target.starts_with("/v1/search?q=some+thing&n=25") => Answer::new(
+            200,
+            r#"{"num_results":1,"results":[{"name":"some/thing","description":"d","star_count":3,"is_official":true,"is_automated":false}]}"#,
+        ),
+        _ => Answer::new(404, ""),
+    })
+    .await;
+    let registry = with(Options::default());
+    let tags = |name: &str| reference(&format!("{host}/{name}"));
+    assert_eq!(registry.tags(&tags("a"), None).await.expect("lists"), ["1", "2", "3"]);
+    assert!(registry.tags(&tags("none"), None).await.expect("lists").is_empty());
+    assert!(matches!(registry.tags(&tags("loop"), None).await, Err(Error::Answer { .. })));
+    let found = registry.search(&host, "some thing", 25, None).await.expect("finds");
+    assert_eq!((found[0].name.as_str(), found[0].star_count, found[0].is_official), ("some/thing", 3, true));
+    assert!(matches!(registry.search(&host, "else", 1, None).await, Err(Error::NoSearch { .. })));
 }

@@ -35,6 +35,18 @@ impl Registry {
         Ok(registry)
     }
 
+    /// The same, with TLS by this certificate and key.
+    pub fn start_tls(dir: &Path, (cert, key): &(String, String)) -> Result<Self> {
+        let registry = Self::start(dir)?;
+        let file = dir.join("registry.yml");
+        let plain = format!("addr: {}", registry.address);
+        let text = fs::read_to_string(&file)?.replace(&plain, &format!("{plain}, tls: {{certificate: {cert}, key: {key}}}"));
+        fs::write(&file, text)?;
+        let mut registry = registry;
+        registry.restart(dir)?;
+        Ok(registry)
+    }
+
     /// Kills it and starts it again.
     pub fn restart(&mut self, dir: &Path) -> Result<()> {
         self.child.kill()?;

@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod network;
 mod push;
+mod registries;
 mod support;
 
 /// Declares a check as two tests, `NAME::cais` and `NAME::docker`.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use client::Request;
 use serde_json::Value;
 
-use super::image_path;
+use super::{image_path, platform_query};
 use crate::command::Command;
 use crate::context::{Context, print};
 use crate::flags::{Arity, Flag, Kind, Matches, switch, text, value};
@@ -19,6 +19,7 @@ const FLAGS: &[Flag] = &[
     text("format", None, "Show by a Go template, or json"),
     value("human", Some('H'), Kind::SwitchOn, "Show sizes and times in words"),
     switch("no-trunc", None, "Cut nothing short"),
+    text("platform", None, "Refuse an image that is for another platform (linux/arm64)"),
     switch("quiet", Some('q'), "Show ids only"),
 ];
 
@@ -48,7 +49,8 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
         m.text("format"),
         &format!("table {{{{.ID}}}}\t{{{{.{created}}}}}\t{{{{.CreatedBy}}}}\t{{{{.Size}}}}\t{{{{.Comment}}}}"),
     )?;
-    let layers: Vec<Value> = context.client()?.send(Request::get(image_path(&m.positionals[0], "/history")?))?.json()?;
+    let request = Request::get(image_path(&m.positionals[0], "/history")?).query_opt("platform", platform_query(m.text("platform"))?);
+    let layers: Vec<Value> = context.client()?.send(request)?.json()?;
     let full = m.on("no-trunc");
     let rows: Vec<Row> = layers
         .iter()

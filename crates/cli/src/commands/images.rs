@@ -20,6 +20,7 @@ const FLAGS: &[Flag] = &[
     text("format", None, "Show by a Go template, as table TEMPLATE, or json"),
     switch("no-trunc", None, "Show whole ids"),
     switch("quiet", Some('q'), "Show ids only"),
+    switch("tree", None, "Show each image with its names and platforms"),
 ];
 
 pub const COMMAND: Command = Command {
@@ -62,6 +63,21 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
         given.push(format!("reference={reference}"));
     }
     let filters = filters(&given.iter().map(String::as_str).collect::<Vec<_>>())?;
+    if m.on("tree") {
+        for other in ["no-trunc", "quiet", "digests"] {
+            if m.on(other) {
+                bail!("--tree and --{other} are mutually exclusive");
+            }
+        }
+        if m.text("format").is_some() {
+            bail!("--tree and --format are mutually exclusive");
+        }
+        let request =
+            Request::get("/images/json").query_flag("all", m.on("all")).query_flag("manifests", true).query_opt("filters", filters);
+        let images: Vec<Value> = context.client()?.send(request)?.json()?;
+        print(&tree(&images))?;
+        return Ok(0);
+    }
     let images: Vec<Value> =
         context.client()?.send(Request::get("/images/json").query_flag("all", m.on("all")).query_opt("filters", filters))?.json()?;
     let digests = m.on("digests") || style.mentions("Digest");
@@ -73,6 +89,36 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
     }
     style.print(HEADERS, &rows)?;
     Ok(0)
+}
+
+/// Each image with all its names, and below them what they stand for. What is in brackets is at the registry only.
+fn tree(images: &[Value]) -> String {
+    let mut text = "IMAGE\tID\tDISK USAGE\tEXTRA\n".to_owned();
+    for image in images {
+        let names =
+            |key: &str| image[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+        let mut names = if names("RepoTags").is_empty() { names("RepoDigests") } else { names("RepoTags") };
+        names.sort_unstable();
+        let used = if int(image, "/Containers") > 0 { "U" } else { "" };
+        let first = if names.is_empty() { "<untagged>".to_owned() } else { names.remove(0) };
+        text += &format!("{first}\t{}\t{}\t{used}\n", short_id(field(image, "/Id")), units::size(int(image, "/Size")));
+        names.iter().for_each(|name| text += &format!("{name}\t\t\t\n"));
+        let manifests: Vec<&Value> =
+            image["Manifests"].as_array().into_iter().flatten().filter(|manifest| manifest["Kind"] == "image").collect();
+        for (at, manifest) in manifests.iter().enumerate() {
+            let branch = if at + 1 == manifests.len() { "└─" } else { "├─" };
+            let of = |key: &str| field(manifest, &format!("/ImageData/Platform/{key}"));
+            let platform = [of("os"), of("architecture"), of("variant")].into_iter().filter(|part| !part.is_empty());
+            let platform = platform.collect::<Vec<_>>().join("/");
+            let (shown, size) = match manifest["Available"] == true {
+                true => (platform, units::size(int(manifest, "/ImageData/Size/Unpacked"))),
+                false => (format!("({platform})"), "0B".to_owned()),
+            };
+            let users = manifest["ImageData"]["Containers"].as_array().is_some_and(|users| !users.is_empty());
+            text += &format!("{branch} {shown}\t{}\t{size}\t{}\n", short_id(field(manifest, "/ID")), if users { "U" } else { "" });
+        }
+    }
+    crate::table::align_text(&text)
 }
 
 /// A row per name of the image, or per digest where it has no names.
@@ -130,6 +176,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_tree_shows_names_and_platforms() {
+        let image = json!({"Id": "sha256:0123456789abcdef", "RepoTags": ["b:1", "a:1"], "Size": 1000, "Containers": 1, "Manifests": [
+            {"ID": "sha256:aaaaaaaaaaaaaaaa", "Kind": "image", "Available": true,
+             "ImageData": {"Platform": {"os": "linux", "architecture": "amd64"}, "Size": {"Unpacked": 1000}, "Containers": ["x"]}},
+            {"ID": "sha256:bbbbbbbbbbbbbbbb", "Kind": "image", "Available": false, "ImageData": {"Platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}},
+            {"ID": "sha256:cccccccccccccccc", "Kind": "attestation"},
+        ]});
+        let shown: Vec<String> = tree(&[image]).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let expected = [
+            "IMAGE ID DISK USAGE EXTRA",
+            "a:1 0123456789ab 1kB U",
+            "b:1",
+            "├─ linux/amd64 aaaaaaaaaaaa 1kB U",
+            "└─ (linux/arm/v7) bbbbbbbbbbbb 0B",
+        ];
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn an_image_has_a_row_per_name() {

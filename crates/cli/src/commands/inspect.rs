@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use client::{Client, Request};
 use serde_json::Value;
 
-use super::{container_path, image_path, path};
+use super::{container_path, image_path, path, platform_query};
 use crate::command::Command;
 use crate::context::{Context, Exit, print};
 use crate::flags::{Arity, Flag, Matches, switch, text};
@@ -40,9 +40,15 @@ pub const IMAGE: Command = Command {
     paths: &["image inspect"],
     usage: "[OPTIONS] IMAGE [IMAGE...]",
     about: "Show everything about images",
-    flags: &[&[FORMAT]],
+    flags: &[&[FORMAT, text("platform", None, "Refuse images that are for another platform (linux/arm64)")]],
     arity: Arity::AtLeast(1),
-    run: |context, m| show(context, m, &["image"], false),
+    run: |context, m| {
+        let platform = platform_query(m.text("platform"))?;
+        show_with(context, m, &|client, name| {
+            let request = Request::get(image_path(name, "/json")?).query_opt("platform", platform.clone());
+            client.send(request).and_then(client::Response::json).map_err(Into::into)
+        })
+    },
     ..Command::BASE
 };
 
@@ -81,6 +87,12 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
 }
 
 fn show(context: &Context, m: &Matches, types: &[&str], size: bool) -> Result<i32> {
+    show_with(context, m, &|client, name| lookup(client, name, types, size))
+}
+
+type Lookup<'a> = &'a dyn Fn(&Client, &str) -> Result<Value>;
+
+fn show_with(context: &Context, m: &Matches, lookup: Lookup<'_>) -> Result<i32> {
     let format = m.text("format").filter(|format| !format.is_empty());
     let template = match format {
         None => None,
@@ -91,7 +103,7 @@ fn show(context: &Context, m: &Matches, types: &[&str], size: bool) -> Result<i3
     let mut found = Vec::new();
     let mut shown = String::new();
     let code = context.each(&m.positionals, |name| {
-        let object = lookup(client, name, types, size)?;
+        let object = lookup(client, name)?;
         match &template {
             Some(template) => shown.push_str(&format!("{}\n", template.run(&object)?)),
             None => found.push(object),

@@ -12,7 +12,11 @@ use crate::flags::{Flag, Matches, switch, text};
 use crate::progress::{self, Target};
 use crate::terminal;
 
-const FLAGS: &[Flag] = &[text("input", Some('i'), "Read this file in place of STDIN"), switch("quiet", Some('q'), "Show no progress")];
+const FLAGS: &[Flag] = &[
+    text("input", Some('i'), "Read this file in place of STDIN"),
+    text("platform", None, "Only what is for this platform (linux/arm64)"),
+    switch("quiet", Some('q'), "Show no progress"),
+];
 
 pub const COMMAND: Command = Command {
     paths: &["image load", "load"],
@@ -38,7 +42,9 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
         }
     };
     let show_progress = terminal::stdout_is_terminal() && !m.on("quiet");
-    let request = Request::post("/images/load").query("quiet", if show_progress { "0" } else { "1" }).stream("application/x-tar", source);
+    let platform = super::platform_query(m.text("platform"))?;
+    let quiet = if show_progress { "0" } else { "1" };
+    let request = Request::post("/images/load").query("quiet", quiet).query_opt("platform", platform).stream("application/x-tar", source);
     let response = context.client()?.send(request)?;
     progress::show(response, &mut Target { out: &mut io::stdout(), terminal: terminal::stdout_is_terminal(), quiet: false }, &mut |_| {})?;
     Ok(0)

@@ -43,12 +43,14 @@ pub const LOGOUT: Command = Command {
 fn run(context: &Context, m: &Matches) -> Result<i32> {
     let server = server_key(m.positionals.first().map_or("", String::as_str));
     let mut config = Config::load(context)?;
-    let login = ask(context, m)?;
+    let mut login = ask(context, m)?;
     let document = json!({ "username": login.username, "password": login.password, "serveraddress": server });
     let answer: Value = context.client()?.send(Request::post("/auth").json(&document))?.json()?;
+    login.token = list::text(&answer, "/IdentityToken").to_owned();
     if config.keep(&server, &login)? {
+        let what = if login.token.is_empty() { "password" } else { "token that stands for the password" };
         context.warn(&format!(
-            "the password is kept unencrypted in {}; a credential helper (credsStore in that file) would keep it safe",
+            "the {what} is kept unencrypted in {}; a credential helper (credsStore in that file) would keep it safe",
             config.path().display()
         ));
     }
@@ -92,7 +94,7 @@ fn checked(username: &str, password: &str) -> Result<Login> {
     if username.contains(':') {
         bail!("a user name has no colon");
     }
-    Ok(Login { username: username.to_owned(), password: password.to_owned() })
+    Ok(Login { username: username.to_owned(), password: password.to_owned(), token: String::new() })
 }
 
 fn prompt(question: &str, echo: bool) -> Result<String> {

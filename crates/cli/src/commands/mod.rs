@@ -37,6 +37,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod search;
 mod session;
 mod start;
 mod stats;
@@ -90,6 +91,7 @@ pub const ALL: &[&Command] = &[
     &rm::COMMAND,
     &rmi::COMMAND,
     &save::COMMAND,
+    &search::COMMAND,
     &start::COMMAND,
     &stats::COMMAND,
     &stop::COMMAND,
@@ -157,6 +159,12 @@ fn image_path(name: &str, suffix: &str) -> Result<String> {
         bail!("invalid reference format: {name:?}");
     }
     Ok(format!("/images/{}{suffix}", encode(name)))
+}
+
+/// A platform as the API has it in queries: JSON.
+fn platform_query(text: Option<&str>) -> Result<Option<String>> {
+    let platform = text.map(str::parse::<types::Platform>).transpose()?;
+    Ok(platform.map(|platform| serde_json::to_string(&platform)).transpose()?)
 }
 
 /// Sends a request whose answer does not matter once it is a success.

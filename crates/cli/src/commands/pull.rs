@@ -14,6 +14,7 @@ use crate::progress::{self, Target};
 use crate::terminal;
 
 const FLAGS: &[Flag] = &[
+    switch("all-tags", Some('a'), "Fetch all tags of the repository"),
     text("platform", None, "Platform, if the image has several (linux/arm64)"),
     switch("quiet", Some('q'), "Print the image's name only"),
 ];
@@ -30,11 +31,14 @@ pub const COMMAND: Command = Command {
 
 fn run(context: &Context, m: &Matches) -> Result<i32> {
     let image: ImageRef = m.positionals[0].parse()?;
-    let quiet = m.on("quiet");
-    if image.is_name_only() && !quiet {
+    let (quiet, all) = (m.on("quiet"), m.on("all-tags"));
+    if all && !image.is_name_only() {
+        bail!("tag can't be used with --all-tags/-a");
+    }
+    if !all && image.is_name_only() && !quiet {
         print("Using default tag: latest\n")?;
     }
-    let image = image.with_default_tag();
+    let image = if all { image } else { image.with_default_tag() };
     pull(context, &image, m.text("platform"), &mut Target { out: &mut io::stdout(), terminal: terminal::stdout_is_terminal(), quiet })?;
     print(&format!("{image}\n"))?;
     Ok(0)
@@ -50,9 +54,9 @@ pub fn for_run(context: &Context, image: &str, platform: Option<&str>, quiet: bo
 
 fn pull(context: &Context, image: &ImageRef, platform: Option<&str>, target: &mut Target<'_>) -> Result<()> {
     let tag = image.digest().map(ToString::to_string).or_else(|| image.tag().map(str::to_owned));
-    let Some(tag) = tag else { bail!("{image} has neither tag nor digest") };
+    // Without a tag all of them are meant.
     let request =
-        Request::post("/images/create").query("fromImage", image.familiar_name()).query("tag", tag).query_opt("platform", platform);
+        Request::post("/images/create").query("fromImage", image.familiar_name()).query_opt("tag", tag).query_opt("platform", platform);
     let request = match auth::header(context, image)? {
         Some(header) => request.header("X-Registry-Auth", header),
         None => request,

@@ -12,7 +12,8 @@ use crate::context::Context;
 use crate::flags::{Arity, Flag, Matches, text};
 use crate::terminal;
 
-const FLAGS: &[Flag] = &[text("output", Some('o'), "Write this file in place of STDOUT")];
+const FLAGS: &[Flag] =
+    &[text("output", Some('o'), "Write this file in place of STDOUT"), text("platform", None, "Only for this platform (linux/arm64)")];
 
 pub const COMMAND: Command = Command {
     paths: &["image save", "save"],
@@ -25,7 +26,7 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<i32> {
-    let mut request = Request::get("/images/get");
+    let mut request = Request::get("/images/get").query_opt("platform", super::platform_query(m.text("platform"))?);
     for name in &m.positionals {
         request = request.query("names", name);
     }

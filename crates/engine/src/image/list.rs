@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use store::{Catalog, Image, Store};
+use types::image::{Descriptor, Index, media_type};
 use types::{Digest, ImageRef};
 
 use super::glob;
@@ -14,6 +15,10 @@ use super::{Error, ListRequest, Result, Users};
 use crate::request::Filters;
 
 const LIST_FILTERS: [&str; 7] = ["before", "dangling", "label", "label!", "reference", "since", "until"];
+/// How BuildKit marks attestations in an index.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+const ATTESTATION: &str = "attestation-manifest";
 const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
 
 /// One line of a list.
@@ -35,6 +40,21 @@ pub struct ImageSummary {
     pub shared_size: Option<u64>,
     /// How many containers use it.
     pub containers: usize,
+    /// Their ids.
+    pub users: Vec<String>,
+    /// The manifests that its names stand for, if asked for: its own, and those of other platforms in the same index.
+    pub manifests: Option<Vec<ListedManifest>>,
+}
+
+/// A manifest that an image's name stands for.
+#[derive(Debug, Clone)]
+pub struct ListedManifest {
+    /// As the index lists it.
+    pub descriptor: Descriptor,
+    /// Whether it is the image's own; the others are at the registry only.
+    pub is_here: bool,
+    /// The image that an attestation speaks of.
+    pub attests: Option<String>,
 }
 
 /// Everything about one image.
@@ -54,7 +74,7 @@ pub struct ImageDetails {
     pub comment: String,
 }
 
-pub(super) fn list(catalog: &Catalog, request: &ListRequest, users: &Users) -> Result<Vec<ImageSummary>> {
+pub(super) fn list(store: &Store, catalog: &Catalog, request: &ListRequest, users: &Users) -> Result<Vec<ImageSummary>> {
     known(&request.filters, &LIST_FILTERS)?;
     let selection = Selection::new(catalog, &request.filters)?;
     let shared: HashMap<Digest, u64> = match request.shared_size {
@@ -75,6 +95,7 @@ pub(super) fn list(catalog: &Catalog, request: &ListRequest, users: &Users) -> R
         if selection.by_name() && repo_tags.is_empty() && repo_digests.is_empty() {
             continue;
         }
+        let users: Vec<String> = users(&image.id).into_iter().map(|user| user.container).collect();
         lines.push(ImageSummary {
             image: Arc::clone(image),
             parent: image.parent.clone(),
@@ -83,7 +104,9 @@ pub(super) fn list(catalog: &Catalog, request: &ListRequest, users: &Users) -> R
             created: created(image).map_or(0, Timestamp::as_second),
             size: image.size(),
             shared_size: request.shared_size.then(|| shared.get(&image.id).copied().unwrap_or(0)),
-            containers: users(&image.id).len(),
+            containers: users.len(),
+            users,
+            manifests: request.manifests.then(|| manifests(store, catalog, image)),
         });
     }
     lines.sort_by_key(|line| Reverse(created(&line.image)));
@@ -120,6 +143,25 @@ pub(super) fn prunable(catalog: &Catalog, filters: &Filters, users: &Users) -> R
         !stays && selection.takes(image, true) && users(&image.id).is_empty()
     };
     Ok(catalog.images().filter(goes).cloned().collect())
+}
+
+/// What an image's names stand for; only its own manifest where no index is known.
+fn manifests(store: &Store, catalog: &Catalog, image: &Image) -> Vec<ListedManifest> {
+    let is_index = |target: &&Descriptor| media_type::is_index(&target.media_type);
+    let target = catalog.names().filter(|(_, name)| name.image == image.id).map(|(_, name)| &name.target).find(is_index);
+    let index = target.and_then(|target| serde_json::from_slice::<Index>(&store.content().read(&target.digest).ok()?).ok());
+    let own = Descriptor { platform: Some(image.config.platform()), ..image.manifest.clone() };
+    let listed = index.map_or_else(|| vec![own], |index| index.manifests);
+    let about = |descriptor: &Descriptor| {
+        let is_attestation = descriptor.annotations.get(REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION);
+        descriptor.annotations.get(REFERENCE_DIGEST).filter(|_| is_attestation).cloned()
+    };
+    let entry = |descriptor: Descriptor| ListedManifest {
+        is_here: descriptor.digest == image.manifest.digest,
+        attests: about(&descriptor),
+        descriptor,
+    };
+    listed.into_iter().map(entry).collect()
 }
 
 /// When an image says that it was made.

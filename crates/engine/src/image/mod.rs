@@ -18,15 +18,16 @@ use bytes::Bytes;
 use registry::Registry;
 use store::{Image, ImageUser, Removal, Store};
 use tokio::sync::mpsc;
+use types::image::Descriptor;
 use types::{Digest, ImageRef, Platform};
 
 use stream::{BodyReader, BodyWriter};
 
 pub use error::Error;
-pub use list::{ImageDetails, ImageSummary};
+pub use list::{ImageDetails, ImageSummary, ListedManifest};
 pub use pull::{Progress, Pulled};
 pub use push::{PushLine, Pushed};
-pub use registry::Credentials;
+pub use registry::{Credentials, Found, Proxies};
 pub use store::{HistoryEntry, ImportOptions};
 
 /// What the operations on images answer.
@@ -57,6 +58,8 @@ pub struct ListRequest {
     pub filters: BTreeMap<String, Vec<String>>,
     /// Whether the bytes shared with other images are to be added up.
     pub shared_size: bool,
+    /// Whether to tell which manifests the names stand for.
+    pub manifests: bool,
 }
 
 /// What loading did.
@@ -80,16 +83,29 @@ pub struct Pruned {
 /// How to reach registries.
 #[derive(Debug, Clone, Default)]
 pub struct RegistrySettings {
-    /// Registries to which plain HTTP is spoken, besides those on loopback: `host[:port]` or a range `10.0.0.0/8`.
+    /// Registries whose certificates do not matter and that may speak plain HTTP, besides those on loopback: `host[:port]` or a range `10.0.0.0/8`.
     pub insecure: Vec<String>,
-    /// How the engine names itself to registries.
-    pub user_agent: String,
+    /// Base URLs that are asked before a registry, by its domain.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Base URLs of registries that are elsewhere than their domain says.
+    pub endpoints: BTreeMap<String, String>,
+    /// Folders with a folder per host, as Docker's `certs.d`.
+    pub certificates: Vec<std::path::PathBuf>,
+    /// Proxies; those of the environment where none are given.
+    pub proxies: Proxies,
 }
 
 impl Images {
     /// The operations on the images of a store. Nothing is connected before it is needed.
     pub fn new(store: Arc<Store>, settings: RegistrySettings, users: Users) -> Self {
-        let options = registry::Options { insecure: settings.insecure, user_agent: settings.user_agent, ..registry::Options::default() };
+        let options = registry::Options {
+            insecure: settings.insecure,
+            endpoints: settings.endpoints,
+            mirrors: settings.mirrors,
+            certificates: settings.certificates,
+            proxies: settings.proxies,
+            user_agent: String::new(),
+        };
         Self { store, registry: Arc::new(Registry::new(options)), users, downloads: Arc::default(), events: Arc::new(Bus::new()) }
     }
 
@@ -103,7 +119,7 @@ impl Images {
         self.events.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
     }
 
-    /// Fetches an image (`:latest` implied) for a platform, this machine's if absent. Layers that the store has are not fetched again; two pulls of the same layer share one download.
+    /// Fetches an image for a platform, this machine's if absent; without tag and digest all tags of the repository. Layers that the store has are not fetched again; two pulls of the same layer share one download.
     /// Progress is sent as Docker words it; a receiver that is gone or full loses lines, which does not hold up the pull.
     pub async fn pull(
         &self,
@@ -111,12 +127,12 @@ impl Images {
         platform: Option<&Platform>,
         credentials: Option<&Credentials>,
         progress: mpsc::Sender<Progress>,
-    ) -> Result<Pulled> {
+    ) -> Result<Vec<Pulled>> {
         let pull = pull::Pull {
             store: Arc::clone(&self.store),
             registry: Arc::clone(&self.registry),
             downloads: Arc::clone(&self.downloads),
-            reference: reference.clone().with_default_tag(),
+            reference: reference.clone(),
             platform: platform.cloned(),
             credentials: credentials.cloned(),
             progress,
@@ -166,8 +182,18 @@ impl Images {
         }
     }
 
-    /// Checks credentials at the registry of that domain.
-    pub async fn login(&self, domain: &str, credentials: &Credentials) -> Result<()> {
+    /// What a name means at its registry: the root, and the platforms that it has.
+    pub async fn distribution(&self, reference: &ImageRef, credentials: Option<&Credentials>) -> Result<(Descriptor, Vec<Platform>)> {
+        pull::distribution(&self.registry, &reference.clone().with_default_tag(), credentials).await
+    }
+
+    /// Searches the registry of that domain for repositories.
+    pub async fn search(&self, domain: &str, term: &str, limit: usize, credentials: Option<&Credentials>) -> Result<Vec<Found>> {
+        Ok(self.registry.search(domain, term, limit, credentials).await?)
+    }
+
+    /// Checks credentials at the registry of that domain. Answers what stands for the password from now on, where there is such a thing.
+    pub async fn login(&self, domain: &str, credentials: &Credentials) -> Result<Option<String>> {
         Ok(self.registry.login(domain, credentials).await?)
     }
 
@@ -215,7 +241,7 @@ impl Images {
 
     /// The images that pass the filters, the latest made first.
     pub async fn list(&self, request: &ListRequest) -> Result<Vec<ImageSummary>> {
-        list::list(&self.store.catalog(), request, &self.users)
+        list::list(&self.store, &self.store.catalog(), request, &self.users)
     }
 
     /// The image that a name, id or prefix means. Does not wait.
@@ -228,6 +254,17 @@ impl Images {
         let catalog = self.store.catalog();
         let image = catalog.resolve(reference)?;
         Ok(list::details(&self.store, &catalog, image))
+    }
+
+    /// Refuses an image that is for another platform than the one asked for, in Docker's words.
+    pub fn check_platform(&self, reference: &str, wanted: Option<&Platform>) -> Result<()> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let image = self.store.resolve(reference)?;
+        let found = image.config.platform();
+        match found.suits(wanted) {
+            Some(_) => Ok(()),
+            None => Err(Error::Platform { image: reference.to_owned(), found: found.to_string(), wanted: wanted.to_string() }),
+        }
     }
 
     /// What each step of an image's making did, newest first.

@@ -69,8 +69,29 @@ pub(super) struct Pull {
 }
 
 impl Pull {
-    /// Fetches the image, tells how it goes, and gives it its names.
-    pub async fn run(&self) -> Result<Pulled> {
+    /// Fetches the image, tells how it goes, and gives it its names; of a repository alone, all its tags, one after the other.
+    pub async fn run(self) -> Result<Vec<Pulled>> {
+        if !self.reference.is_name_only() {
+            let pulled = self.run_one().await?;
+            self.status(&self.reference, pulled.newer).await;
+            return Ok(vec![pulled]);
+        }
+        let tags = self.registry.tags(&self.reference, self.credentials.as_ref()).await?;
+        if tags.is_empty() {
+            return Err(self.unusable("the repository has no tags".to_owned()));
+        }
+        let repository = self.reference.clone();
+        let mut one = self;
+        let mut all = Vec::new();
+        for tag in tags {
+            one.reference = repository.with_tag(&tag)?;
+            all.push(one.run_one().await?);
+        }
+        one.status(&repository, all.iter().any(|pulled| pulled.newer)).await;
+        Ok(all)
+    }
+
+    async fn run_one(&self) -> Result<Pulled> {
         let tag = self.reference.tag().map(str::to_owned).or_else(|| self.reference.digest().map(ToString::to_string));
         self.tell(&tag.unwrap_or_default(), format!("Pulling from {}", self.reference.path()), None).await;
         let root = self.registry.root(&self.reference, self.credentials.as_ref()).await?;
@@ -88,9 +109,12 @@ impl Pull {
             }
         }
         self.tell("", format!("Digest: {}", root.descriptor.digest), None).await;
-        let outcome = if is_new { "Downloaded newer image" } else { "Image is up to date" };
-        self.tell("", format!("Status: {outcome} for {}", self.reference.familiar()), None).await;
         Ok(Pulled { image: parsed.config.digest, digest: root.descriptor.digest, newer: is_new })
+    }
+
+    async fn status(&self, reference: &ImageRef, is_new: bool) {
+        let outcome = if is_new { "Downloaded newer image" } else { "Image is up to date" };
+        self.tell("", format!("Status: {outcome} for {}", reference.familiar()), None).await;
     }
 
     /// The manifest that serves the platform best, which may be the root itself.
@@ -186,6 +210,7 @@ impl Pull {
     }
 
     async fn layer(&self, blob: &Descriptor, diff_id: &Digest) -> Result<Arc<StagedLayer>> {
+        let had_mirrors = self.registry.has_mirrors(&self.reference);
         let (download, mine) = self.downloads.join(&format!("{diff_id} {}", blob.digest), || self.download(blob, diff_id));
         if !mine {
             self.tell(blob.digest.short(), "Waiting", None).await;
@@ -194,6 +219,8 @@ impl Pull {
             Ok(staged) => staged,
             // The other pull may have failed for reasons of its own: credentials, a registry that is gone.
             Err(_) if !mine => self.download(blob, diff_id).await.map_err(shared)?,
+            // What a mirror gave is no word on what the registry has.
+            Err(error) if is_lie(&error) && had_mirrors => self.download(blob, diff_id).await.map_err(shared)?,
             Err(error) => return Err(shared(error)),
         };
         // A layer that is finished from those below it can't be shared while that happens.
@@ -333,6 +360,36 @@ impl BlobSink for LayerSink {
         }
         Ok(())
     }
+}
+
+/// What a name means at its registry, and the platforms that it has.
+pub(super) async fn distribution(
+    registry: &Registry,
+    reference: &ImageRef,
+    credentials: Option<&Credentials>,
+) -> Result<(Descriptor, Vec<Platform>)> {
+    let unusable = |reason: String| Error::Unusable { reference: reference.familiar(), reason };
+    let root = registry.root(reference, credentials).await?;
+    if media_type::is_index(&root.descriptor.media_type) {
+        let index: Index = parse(&root.bytes).map_err(|error| unusable(format!("its index can't be read: {error}")))?;
+        return Ok((root.descriptor, index.manifests.into_iter().filter_map(|entry| entry.platform).collect()));
+    }
+    let manifest: Manifest = parse(&root.bytes).map_err(|error| unusable(format!("its manifest can't be read: {error}")))?;
+    if manifest.config.size > CONFIG_LEN_MAX {
+        return Err(unusable(format!("its configuration has {} bytes, {CONFIG_LEN_MAX} are allowed", manifest.config.size)));
+    }
+    let mut bytes = Vec::new();
+    registry.blob(reference, &manifest.config, credentials, &mut bytes).await?;
+    // What is no image may have any configuration.
+    let config: ImageConfig = parse(&bytes).unwrap_or_default();
+    let platform = (!config.architecture.is_empty()).then(|| config.platform());
+    Ok((root.descriptor, platform.into_iter().collect()))
+}
+
+/// Whether what came is not what was promised.
+fn is_lie(error: &Error) -> bool {
+    use registry::Error::{DigestMismatch, SizeMismatch};
+    matches!(error, Error::Registry(DigestMismatch { .. } | SizeMismatch { .. }) | Error::Store(_))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
