@@ -4,7 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::Protocol;
-use crate::{Error, Result, Subnet};
+use crate::{Error, Result, Subnet, Subnet6};
+
+/// Of each IPv6 pool.
+const CANDIDATES6_MAX_BITS: u32 = 16;
+/// What the machine is told from others by.
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The data root whose engine gets the plain names.
 const DEFAULT_DATA_ROOT: &str = "/var/lib/cais";
@@ -14,6 +19,15 @@ const DEFAULT_DATA_ROOT: &str = "/var/lib/cais";
 pub struct Pool {
     /// The whole range.
     pub base: Subnet,
+    /// The prefix length of one network.
+    pub size: u8,
+}
+
+/// A range that the IPv6 halves of networks are cut from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool6 {
+    /// The whole range.
+    pub base: Subnet6,
     /// The prefix length of one network.
     pub size: u8,
 }
@@ -59,6 +73,10 @@ pub struct NetConfig {
     pub bip: Option<Subnet>,
     /// Where networks are cut from (`--default-address-pool`).
     pub pools: Vec<Pool>,
+    /// Where the IPv6 halves of networks are cut from.
+    pub pools6: Vec<Pool6>,
+    /// Whether the default network has IPv6, and which (`--ipv6`, `--fixed-cidr-v6`).
+    pub default_ipv6: Option<Option<Subnet6>>,
     /// The nftables table's name.
     pub table: String,
     /// The engine's run directory, for `netd.sock`.
@@ -86,6 +104,8 @@ impl NetConfig {
             bridge,
             bip: None,
             pools: default_pools(),
+            pools6: vec![default_pool6(&suffix)],
+            default_ipv6: None,
             table,
             run_dir: run_dir.to_owned(),
             netd_command: vec!["/proc/self/exe".into(), "netd".into()],
@@ -111,6 +131,14 @@ impl NetConfig {
         let total: u64 = self.pools.iter().map(Pool::count).sum();
         let start = u64::from_str_radix(&self.suffix, 16).unwrap_or(0).checked_rem(total).unwrap_or(0);
         (0..total).filter_map(move |step| nth(&self.pools, (start + step) % total))
+    }
+
+    /// The same of IPv6. Pools are as good as endless: so many are looked at.
+    pub(crate) fn candidates6(&self) -> impl Iterator<Item = Subnet6> + '_ {
+        self.pools6.iter().flat_map(|pool| {
+            let count = 1u128 << u32::from(pool.size - pool.base.prefix()).min(CANDIDATES6_MAX_BITS);
+            (0..count).map(|index| Subnet6::new(pool.base.nth(index << (128 - u32::from(pool.size))), pool.size))
+        })
     }
 }
 
@@ -139,6 +167,41 @@ impl std::str::FromStr for Pool {
         // A network needs a gateway and a container besides its first and last address.
         if size >= base.prefix() && size <= 30 { Ok(Self { base, size }) } else { Err(bad()) }
     }
+}
+
+impl Pool6 {
+    /// Whether the text is about IPv6, so that it is not read as a [`Pool`].
+    pub fn is_meant_by(text: &str) -> bool {
+        text.split(',').any(|part| part.trim().strip_prefix("base=").is_some_and(|base| base.contains(':')))
+    }
+}
+
+impl std::str::FromStr for Pool6 {
+    type Err = Error;
+
+    /// Docker's form `base=fd00:1:2::/48,size=64`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::BadPool { text: text.to_owned() };
+        let (mut base, mut size) = (None, None);
+        for part in text.split(',') {
+            match part.trim().split_once('=').ok_or_else(bad)? {
+                ("base", value) => base = Some(value.parse::<Subnet6>()?.network()),
+                ("size", value) => size = Some(value.parse::<u8>().map_err(|_| bad())?),
+                _ => return Err(bad()),
+            }
+        }
+        let (base, size) = base.zip(size).ok_or_else(bad)?;
+        if size >= base.prefix() && size <= 120 && base.prefix() > 0 { Ok(Self { base, size }) } else { Err(bad()) }
+    }
+}
+
+/// A range of unique local addresses that this machine and engine have for themselves (RFC 4193): the digits in the
+/// middle follow from the machine's id.
+fn default_pool6(suffix: &str) -> Pool6 {
+    let machine = std::fs::read_to_string(MACHINE_ID).or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let hash = fnv1a(format!("{}/{suffix}", machine.trim()).as_bytes(), 6);
+    let base = 0xfd_u128 << 120 | u128::from(hash & 0xff_ffff_ffff) << 80;
+    Pool6 { base: Subnet6::new(base.into(), 48), size: 64 }
 }
 
 /// Ranges that others seldom use: above Docker's first ones, then private ranges, 544 networks in all.
@@ -195,5 +258,22 @@ mod tests {
         {
             assert!(bad.parse::<Pool>().is_err(), "{bad}");
         }
+        let pool: Pool6 = "base=fd00:1:2:3::/48,size=64".parse().unwrap();
+        assert_eq!((pool.base.to_string().as_str(), pool.size), ("fd00:1:2::/48", 64));
+        assert!(Pool6::is_meant_by("size=64,base=fd00::/48") && !Pool6::is_meant_by("base=10.0.0.0/8,size=24"));
+        for bad in ["base=fd00::/48", "base=fd00::/48,size=47", "base=fd00::/48,size=121", "base=::/0,size=64", "base=10.0.0.0/8,size=24"] {
+            assert!(bad.parse::<Pool6>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ipv6_pools_are_the_machines_own() {
+        let config = NetConfig::derive(Path::new("/a"), Path::new("/r"));
+        let other = NetConfig::derive(Path::new("/b"), Path::new("/r"));
+        let first = config.candidates6().next().unwrap();
+        assert!(first.to_string().starts_with("fd") && first.prefix() == 64, "{first}");
+        assert_ne!(Some(first), other.candidates6().next());
+        assert_eq!(config.candidates6().count(), 1 << 16);
+        assert_eq!(first.first().segments()[3] + 1, config.candidates6().nth(1).unwrap().first().segments()[3]);
     }
 }

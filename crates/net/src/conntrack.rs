@@ -1,12 +1,12 @@
 //! Connection tracking: datagram flows to a container that is gone are forgotten, or a client that keeps sending would
 //! never reach its successor (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::Endpoint;
 use crate::endpoint::Protocol;
 use crate::netlink::{self, AttributeReader, Batch, Socket};
-use crate::nft::{FAMILY_IPV4, HEADER_LEN};
+use crate::nft::{FAMILY_IPV4, FAMILY_IPV6, HEADER_LEN};
 
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = 1;
@@ -17,6 +17,7 @@ const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const IP_V4_SRC: u16 = 1;
+const IP_V6_SRC: u16 = 3;
 const PROTO_NUM: u16 = 1;
 const NESTED: u16 = 0x8000;
 
@@ -26,18 +27,24 @@ pub fn forget_datagrams(socket: &mut Socket, endpoint: &Endpoint) {
     if !endpoint.bindings.iter().any(|binding| binding.protocol == Protocol::Udp) {
         return;
     }
-    let address = endpoint.address.address();
+    for address in endpoint.addresses() {
+        forget_those_of(socket, address);
+    }
+}
+
+fn forget_those_of(socket: &mut Socket, address: IpAddr) {
+    let family = if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
     let mut batches = Vec::new();
     let list = socket.query(
         SUBSYSTEM << 8 | GET,
         netlink::DUMP,
-        &[FAMILY_IPV4, 0, 0, 0],
+        &[family, 0, 0, 0],
         |_| (),
         |message| {
             let attributes = message.attributes(HEADER_LEN);
             if let Some(original) = attributes.find(TUPLE_ORIG).filter(|_| answered_by(attributes, address)) {
                 let mut batch = Batch::new();
-                batch.add(SUBSYSTEM << 8 | DELETE, 0, &[FAMILY_IPV4, 0, 0, 0], |flow| {
+                batch.add(SUBSYSTEM << 8 | DELETE, 0, &[family, 0, 0, 0], |flow| {
                     flow.bytes(TUPLE_ORIG | NESTED, original);
                     if let Some(zone) = attributes.find(ZONE) {
                         flow.bytes(ZONE, zone);
@@ -56,12 +63,16 @@ pub fn forget_datagrams(socket: &mut Socket, endpoint: &Endpoint) {
     }
 }
 
-fn answered_by(attributes: AttributeReader<'_>, address: Ipv4Addr) -> bool {
-    let source = || {
+fn answered_by(attributes: AttributeReader<'_>, address: IpAddr) -> bool {
+    let is_from = || {
         let reply = AttributeReader(attributes.find(TUPLE_REPLY)?);
         let datagrams = AttributeReader(reply.find(TUPLE_PROTO)?).find(PROTO_NUM)? == [Protocol::Udp.number()];
-        let source = AttributeReader(reply.find(TUPLE_IP)?).find(IP_V4_SRC)?;
-        datagrams.then_some(source)
+        let ends = AttributeReader(reply.find(TUPLE_IP)?);
+        let same = match address {
+            IpAddr::V4(address) => ends.find(IP_V4_SRC)? == address.octets(),
+            IpAddr::V6(address) => ends.find(IP_V6_SRC)? == address.octets(),
+        };
+        Some(datagrams && same)
     };
-    source() == Some(&address.octets()[..])
+    is_from() == Some(true)
 }

@@ -1,13 +1,13 @@
 //! What connects a container to a network, and the ports of the host that lead to it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use types::Id;
 
-use crate::{Mac, Subnet};
+use crate::{Mac, Subnet, Subnet6};
 
 /// What [`crate::Net::attach`] is asked for.
 #[derive(Debug, Clone)]
@@ -20,12 +20,20 @@ pub struct EndpointRequest {
     pub network: String,
     /// A fixed address instead of the next free one.
     pub address: Option<Ipv4Addr>,
+    /// The same of an IPv6 network.
+    pub address6: Option<Ipv6Addr>,
+    /// Further addresses of the link alone.
+    pub link_local: Vec<IpAddr>,
     /// A fixed hardware address instead of one derived from the address.
     pub mac: Option<Mac>,
     /// The interface's name inside, `eth0` by default.
     pub ifname: Option<String>,
     /// Whether the container's default route leads through this network. An internal network never gives one.
     pub default_route: bool,
+    /// The same of IPv6.
+    pub default_route6: bool,
+    /// Settings of the interface, `net.ipv4.conf.IFNAME.log_martians` say, and their values.
+    pub sysctls: Vec<(String, String)>,
     /// The names under which it is found by containers of a user-defined network.
     pub names: Vec<String>,
 }
@@ -38,9 +46,13 @@ impl EndpointRequest {
             owner: owner.into(),
             network: network.into(),
             address: None,
+            address6: None,
+            link_local: Vec::new(),
             mac: None,
             ifname: None,
             default_route: true,
+            default_route6: true,
+            sysctls: Vec::new(),
             names: Vec::new(),
         }
     }
@@ -58,10 +70,19 @@ pub struct Endpoint {
     pub container: Id,
     /// The container's name, for messages.
     pub owner: String,
-    /// The leased address with the network's prefix length.
-    pub address: Subnet,
-    /// The default route.
-    pub gateway: Ipv4Addr,
+    /// The leased address with the network's prefix length, where the network has IPv4.
+    pub address: Option<Subnet>,
+    /// The leased IPv6 address with the network's prefix length, where the network has IPv6.
+    #[serde(default)]
+    pub address6: Option<Subnet6>,
+    /// Where the default route may lead.
+    pub gateway: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
+    /// Further addresses of the link alone.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
     /// The interface's hardware address.
     pub mac: Mac,
     /// The interface's name inside the container.
@@ -74,6 +95,23 @@ pub struct Endpoint {
     /// The published ports.
     #[serde(default)]
     pub bindings: Vec<PortBinding>,
+}
+
+impl Endpoint {
+    /// The leased IPv4 address.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.address.map(|subnet| subnet.address())
+    }
+
+    /// The leased IPv6 address.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.address6.map(|subnet| subnet.address())
+    }
+
+    /// The leased addresses, that of IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ipv4().map(IpAddr::V4).into_iter().chain(self.ipv6().map(IpAddr::V6))
+    }
 }
 
 /// A transport protocol that ports belong to.

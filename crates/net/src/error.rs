@@ -1,20 +1,20 @@
 //! What can go wrong with a network.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 use types::{Classify, ErrorKind, Id};
 
 use crate::endpoint::Protocol;
-use crate::{Mac, Subnet};
+use crate::Mac;
 
 /// A failed operation and its subject.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Not `a.b.c.d/n`.
-    #[error("{text:?} is not a subnet: an IPv4 address and a prefix length such as 172.30.0.0/16 are expected")]
+    #[error("{text:?} is not a subnet: an address and a prefix length such as 172.30.0.0/16 or fd00:1:2:3::/64 are expected")]
     BadSubnet {
         /// As given.
         text: String,
@@ -65,7 +65,7 @@ pub enum Error {
     #[error("invalid pool request: Pool overlaps with other one on this address space")]
     PoolOverlaps {
         /// The wanted one.
-        subnet: Subnet,
+        subnet: String,
         /// The network in the way.
         other: String,
     },
@@ -91,6 +91,25 @@ pub enum Error {
         /// As given.
         name: String,
     },
+    /// IPv6 is switched off in the kernel.
+    #[error("this kernel has IPv6 switched off, so no network can have it")]
+    NoIpv6,
+    /// A kind of interface that the kernel lacks.
+    #[error("this kernel has no {kind} interfaces: {subject} cannot be made")]
+    NoSuchKind {
+        /// "macvlan", "ipvlan" or "vlan".
+        kind: &'static str,
+        /// The interface that was to be.
+        subject: String,
+    },
+    /// A template of others has no interfaces to give, and no template is made from another.
+    #[error("configuration network {name:?} {reason}")]
+    ConfigNetwork {
+        /// Which.
+        name: String,
+        /// What cannot be done with it.
+        reason: String,
+    },
     /// `host` and `none` have no interfaces to give.
     #[error("network {name} has no interfaces to attach: its driver is {driver}")]
     NotAttachable {
@@ -106,7 +125,7 @@ pub enum Error {
     #[error("subnet {subnet} overlaps {other} of this host")]
     SubnetTaken {
         /// The wanted one.
-        subnet: Subnet,
+        subnet: String,
         /// What is in the way.
         other: String,
     },
@@ -116,7 +135,7 @@ pub enum Error {
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Subnet,
+        subnet: String,
         /// How many it has.
         capacity: u32,
     },
@@ -124,7 +143,7 @@ pub enum Error {
     #[error("address {address} is in use by container {owner}")]
     AddressTaken {
         /// The wanted address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Who has it.
         owner: String,
     },
@@ -132,9 +151,9 @@ pub enum Error {
     #[error("address {address} cannot be given to a container of {subnet}")]
     AddressUnusable {
         /// The wanted address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The network's subnet.
-        subnet: Subnet,
+        subnet: String,
     },
     /// Two endpoints with one hardware address.
     #[error("MAC address {mac} is in use by container {owner}")]
@@ -251,6 +270,7 @@ impl Classify for Error {
             | Self::BadMac { .. }
             | Self::BadPool { .. }
             | Self::BadNetwork { .. }
+            | Self::NoIpv6
             | Self::NoSuchParent { .. }
             | Self::BadInterfaceName { .. }
             | Self::BadSysctl { .. } => ErrorKind::InvalidInput,
@@ -263,7 +283,9 @@ impl Classify for Error {
             Self::Predefined { .. } | Self::PoolOverlaps { .. } | Self::NetworkInUse { .. } => ErrorKind::Forbidden,
             // Docker answers 500 to a taken port and its clients look at the text alone.
             Self::PortAllocated { .. } | Self::PortInUse { .. } => ErrorKind::Internal,
+            Self::ConfigNetwork { .. } => ErrorKind::Forbidden,
             Self::NoFreeSubnet | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
+            Self::NoSuchKind { .. } => ErrorKind::NotServed,
             Self::Link { source, .. } | Self::Nft { source, .. } | Self::Namespace { source, .. } | Self::Bind { source, .. } => {
                 match *source {
                     Errno::PERM | Errno::ACCESS => ErrorKind::Forbidden,
@@ -277,6 +299,8 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoFreeSubnet => "give the engine a range of your own: --bip 172.30.0.1/16, or --default-address-pool base=…,size=…",
+            Self::NoIpv6 => "start the kernel without ipv6.disable=1, or make the network without IPv6",
+            Self::NoSuchKind { .. } => "load the kernel module of that name, or use another driver: bridge",
             Self::SubnetTaken { .. } => "choose another one, for the default bridge with --bip",
             Self::AddressesExhausted { .. } => "remove containers, or give the engine a larger range with --bip",
             Self::PortAllocated { .. } | Self::PortInUse { .. } => "publish another host port, or 0 for any free one",

@@ -1,6 +1,6 @@
 //! Ports of the host in netd's hands: reserved, handed over, and reserved again when netd was lost.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -106,10 +106,12 @@ impl Inner {
     }
 
     fn hand_over(&self, endpoint: &Endpoint, reserved: &[Reservation]) -> Result<()> {
-        let address = endpoint.address.address();
+        let (v4, v6) = (endpoint.ipv4().map(IpAddr::V4), endpoint.ipv6().map(IpAddr::V6));
         let held = |reservation: &Reservation| {
             let binding = reservation.bindings.first()?;
-            Some(HeldPort { protocol: binding.protocol, target: SocketAddrV4::new(address, binding.container_port) })
+            // What listens on every IPv4 address alone is more common than the opposite.
+            let address = if binding.host_ip.is_ipv6() { v6.or(v4)? } else { v4.or(v6)? };
+            Some(HeldPort { protocol: binding.protocol, target: SocketAddr::new(address, binding.container_port) })
         };
         let ports: Vec<_> = reserved.iter().filter_map(|reservation| Some((reservation.socket.as_fd(), held(reservation)?))).collect();
         self.netd.hold(endpoint.id.as_str(), &ports)

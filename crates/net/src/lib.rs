@@ -29,19 +29,21 @@ mod netns;
 mod network;
 mod networks;
 mod nft;
+mod options;
 mod owner;
+mod parent;
 mod ports;
 mod subnet;
 mod watch;
 
-pub use config::{Firewall, ForeignForward, NetConfig, Pool, PublishedPolicy};
+pub use config::{Firewall, ForeignForward, NetConfig, Pool, Pool6, PublishedPolicy};
 pub use endpoint::{Endpoint, EndpointRequest, PortBinding, PortRequest, Protocol};
 pub use error::Error;
 pub use manager::{Net, Reconciled};
 pub use names::Resolving;
 pub use netns::Netns;
-pub use network::{Driver, Network, NewNetwork};
-pub use subnet::{Mac, Subnet};
+pub use network::{Driver, Ipv6, Network, NewNetwork};
+pub use subnet::{Mac, Subnet, Subnet6};
 
 /// What the operations of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,24 +1,25 @@
 //! The networks of one engine: the front of this crate.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use types::Id;
 
 use crate::bridge::{self, Own};
-use crate::ipam::{Addresses, Lease, Refused};
-use crate::link::{self, Macvlan, Pair};
+use crate::ipam::{Lease, Refused};
+use crate::link::{self, DefaultRoutes, Pair};
 use crate::names::Resolver;
 use crate::netd::handle::Handle;
 use crate::netlink::Socket;
 use crate::networks::Live;
 use crate::nft::foreign;
+use crate::options::option;
 use crate::nft::table::{self, Content, Published};
 use crate::{
     Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
-    Result, Subnet, conntrack, network, watch,
+    Result, conntrack, network, watch,
 };
 
 /// Host ends of interfaces are `ve` and 12 digits of the endpoint's id.
@@ -48,7 +49,7 @@ pub struct Reconciled {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub config: NetConfig,
-    ipv6: bool,
+    pub ipv6: bool,
     filter: Mutex<Socket>,
     filter_port: Option<u32>,
     route: Mutex<Socket>,
@@ -78,12 +79,11 @@ impl Net {
         let no_links = |source| Error::Link { operation: "open", subject: "a netlink socket".to_owned(), source };
         let mut route = Socket::route().map_err(no_links)?;
         let bridge = bridge::ensure(&mut route, &config, None)?;
-        let default = Network::default_bridge(&config, bridge.address, bridge.mtu);
-        let addresses = Addresses::new(bridge.address.network(), bridge.address.address());
+        let default = Network::default_bridge(&config, bridge.addressing(), bridge.mtu);
         let networks = [
-            Live { network: Arc::new(default), bridge: Some(bridge), addresses: Some(addresses) },
-            Live::without_addresses(Network::without_addresses(&config, "host", Driver::Host)),
-            Live::without_addresses(Network::without_addresses(&config, "none", Driver::None)),
+            Live { bridge: Some(bridge), ..Live::new(default) },
+            Live::new(Network::without_addresses(&config, "host", Driver::Host)),
+            Live::new(Network::without_addresses(&config, "none", Driver::None)),
         ];
         let state = State {
             networks: networks.into_iter().map(|live| (live.network.id.clone(), live)).collect(),
@@ -126,10 +126,13 @@ impl Net {
         for endpoint in endpoints {
             let mut state = self.inner.state();
             let lease = Lease { endpoint: endpoint.id.clone(), owner: endpoint.owner.clone() };
-            match state.lease(&endpoint.network, Some(endpoint.address.address()), lease) {
-                Ok(_) => _ = state.endpoints.insert(endpoint.id.clone(), endpoint),
+            let leased = endpoint.addresses().try_for_each(|address| state.lease(&endpoint.network, address, lease.clone()).map(drop));
+            match leased {
+                Ok(()) => _ = state.endpoints.insert(endpoint.id.clone(), endpoint.clone()),
                 Err(error) => errors.push(error),
             }
+            drop(state);
+            errors.extend(self.inner.route_from_host(&endpoint, true).err());
         }
         errors.extend(self.inner.install().err());
         errors.extend(self.inner.reclaim_ports());
@@ -149,9 +152,10 @@ impl Net {
             let known = |name: &str| state.every_endpoint().any(|endpoint| endpoint.host_ifname == name);
             let mark = self.inner.config.mark();
             let bridges: Vec<_> = state.networks.values().filter_map(|live| live.bridge).map(|bridge| bridge.index).collect();
-            // Bridges too: of a network whose making or removal was interrupted.
-            let named = |name: &str| state.networks.values().any(|live| live.network.bridge.as_deref() == Some(name));
-            let lost = links.iter().filter(|link| link.kind == "bridge" && link.alias == mark && !named(&link.name));
+            // Bridges too, and what is on parents: of a network whose making or removal was interrupted.
+            let named = |name: &str| state.networks.values().any(|live| live.names_link(name));
+            let kinds = ["bridge", "vlan", "macvlan"];
+            let lost = links.iter().filter(|link| kinds.contains(&link.kind.as_str()) && link.alias == mark && !named(&link.name));
             let lost: Vec<_> = lost.map(|link| (link.index, link.name.clone())).collect();
             let on_ours = |master: u32| bridges.contains(&master) || lost.iter().any(|(index, _)| *index == master);
             let ours = links.into_iter().filter(|link| link.master.is_some_and(on_ours) && is_host_ifname(&link.name));
@@ -190,8 +194,13 @@ impl Net {
         let mut filter = self.inner.filter();
         let accepts = foreign::remove_accepts(&mut filter, &config.mark());
         let table = table::remove(&mut filter, &config.table);
-        let bridges: Vec<_> = self.inner.state().networks.values().filter_map(|live| live.network.bridge.clone()).collect();
-        let removed = bridges.iter().map(|name| bridge::remove(&mut self.inner.route(), config, name)).fold(Ok(()), Result::and);
+        let networks: Vec<_> = self.inner.state().networks.values().map(|live| live.network.clone()).collect();
+        let lower = |network: &Arc<Network>| match &network.bridge {
+            Some(name) => bridge::remove(&mut self.inner.route(), config, name),
+            // No other network needs the parent when all go.
+            None => self.inner.lower_parent_for_good(network),
+        };
+        let removed = networks.iter().map(lower).fold(Ok(()), Result::and);
         quit.and(accepts).and(table).and(removed)
     }
 
@@ -239,31 +248,41 @@ impl Net {
     pub fn host_address(&self) -> Ipv4Addr {
         let state = self.inner.state();
         let default = state.networks.values().find(|live| live.network.name == "bridge").and_then(|live| live.bridge);
-        default.map_or(Ipv4Addr::UNSPECIFIED, |bridge| bridge.address.address())
+        default.and_then(|bridge| bridge.address).map_or(Ipv4Addr::UNSPECIFIED, |address| address.address())
     }
 
-    /// Puts an interface with address and default route into the namespace.
+    /// Puts an interface with addresses and default routes into the namespace.
     pub fn attach(&self, netns: &Netns, request: &EndpointRequest) -> Result<Endpoint> {
         let inner = &self.inner;
         let network = inner.network(&request.network)?;
-        if !matches!(network.driver, Driver::Bridge | Driver::Macvlan) {
+        if network.config_only {
+            let reason = "cannot have containers: it is a template for other networks".to_owned();
+            return Err(Error::ConfigNetwork { name: network.name.clone(), reason });
+        }
+        if !network.driver.is_attachable() {
             return Err(Error::NotAttachable { name: network.name.clone(), driver: network.driver.as_str() });
         }
-        let endpoint = inner.lease(&network, request)?;
-        let default_route = request.default_route && !network.internal;
-        let mut attached = inner.plug(netns, &network, &endpoint, default_route);
+        let mut endpoint = inner.lease(&network, request)?;
+        let mut attached = inner.plug(netns, &network, &endpoint, request);
         if let Some(bridge) = &network.bridge
             && attached.is_err()
             && link::find(&mut inner.route(), bridge)?.is_none()
         {
             tracing::warn!(bridge, "the bridge is gone; it is made anew");
-            attached = inner.repair().and_then(|()| inner.plug(netns, &network, &endpoint, default_route));
+            attached = inner.repair().and_then(|()| inner.plug(netns, &network, &endpoint, request));
         }
-        if let Err(error) = attached {
-            inner.state().forget(&endpoint.id);
-            return Err(error);
+        match attached {
+            Ok(Some(mac)) if mac != endpoint.mac => {
+                endpoint.mac = mac;
+                inner.state().endpoints.insert(endpoint.id.clone(), endpoint.clone());
+            }
+            Ok(_) => (),
+            Err(error) => {
+                inner.state().forget(&endpoint.id);
+                return Err(error);
+            }
         }
-        if let Err(error) = inner.tell_names(&network.id) {
+        if let Err(error) = inner.route_from_host(&endpoint, true).and_then(|()| inner.tell_names(&network.id)) {
             inner.unplug(netns, &endpoint);
             let _ = self.release(&endpoint.id);
             return Err(error);
@@ -271,9 +290,10 @@ impl Net {
         Ok(endpoint)
     }
 
-    /// Has a container's default route lead through one of its endpoints. After a change of the networks that it is on.
-    pub fn set_default_route(&self, netns: &Netns, endpoint: &Endpoint) -> Result<()> {
-        link::set_default_route(&mut netns.socket(), &endpoint.ifname, endpoint.gateway)
+    /// Has a container's default route of a family lead through one of its endpoints. After a change of the networks that it is on.
+    pub fn set_default_route(&self, netns: &Netns, endpoint: &Endpoint, ipv6: bool) -> Result<()> {
+        let gateway = if ipv6 { endpoint.gateway6.map(IpAddr::V6) } else { endpoint.gateway.map(IpAddr::V4) };
+        link::set_default_route(&mut netns.socket(), &endpoint.ifname, gateway, ipv6)
     }
 
     /// Takes an endpoint from a container that goes on: interface, address, names and ports.
@@ -310,23 +330,17 @@ impl Net {
     /// Tells messages about taken names and ports that the container is now called otherwise.
     pub fn rename(&self, container: &Id, owner: &str) {
         let mut state = self.inner.state();
-        let renamed: Vec<_> = state.endpoints.values_mut().filter(|endpoint| endpoint.container == *container).collect();
-        let (mut leases, mut networks) = (Vec::new(), Vec::new());
-        for endpoint in renamed {
+        let State { endpoints, networks: all, .. } = &mut *state;
+        let mut networks = Vec::new();
+        for endpoint in endpoints.values_mut().filter(|endpoint| endpoint.container == *container) {
             if let Some(first) = endpoint.names.first_mut() {
                 owner.clone_into(first);
                 networks.push(endpoint.network.clone());
             }
             endpoint.owner = owner.to_owned();
-            leases.push((
-                endpoint.network.clone(),
-                endpoint.address.address(),
-                Lease { endpoint: endpoint.id.clone(), owner: owner.to_owned() },
-            ));
-        }
-        for (network, address, lease) in leases {
-            // The endpoint has this lease already, so it cannot be refused.
-            let _ = state.lease(&network, Some(address), lease);
+            if let Some(live) = all.get_mut(&endpoint.network) {
+                live.pools().for_each(|addresses| addresses.rename(&endpoint.id, owner));
+            }
         }
         drop(state);
         for network in networks {
@@ -354,10 +368,9 @@ impl Inner {
             let mut route = self.route();
             let bridge = if network.is_user_defined() {
                 let name = network.bridge.as_deref().unwrap_or_default();
-                let own = Own { name, address: Some(old.address), mtu: network.mtu(), taken: &[] };
-                bridge::ensure_own(&mut route, &self.config, &own)?
+                bridge::ensure_own(&mut route, &self.config, &Own::again(name, old.addressing(), network.mtu()))?
             } else {
-                bridge::ensure(&mut route, &self.config, Some(old.address))?
+                bridge::ensure(&mut route, &self.config, Some(old.addressing()))?
             };
             let mut ports = Vec::new();
             {
@@ -442,20 +455,37 @@ impl Inner {
             return Err(Error::MacTaken { mac, owner: other.owner.clone() });
         }
         let lease = Lease { endpoint: id.clone(), owner: request.owner.clone() };
-        let address = state.lease(&network.id, request.address, lease)?;
-        let subnet = network.subnet.unwrap_or(Subnet::new(address, 32));
+        let address = match network.subnet {
+            Some(_) => Some(state.lease_any(&network.id, request.address.map(IpAddr::V4), false, lease.clone())?),
+            None => refuse_family(network, request.address.map(IpAddr::V4))?,
+        };
+        let address6 = match network.subnet6() {
+            Some(_) => state.lease_any(&network.id, request.address6.map(IpAddr::V6), true, lease).map(Some),
+            None => refuse_family(network, request.address6.map(IpAddr::V6)),
+        };
+        let address6 = address6.inspect_err(|_| {
+            if let Some((live, address)) = state.networks.get_mut(&network.id).zip(address) {
+                live.pools().for_each(|addresses| addresses.release(address, &id));
+            }
+        })?;
         let host_ifname = match network.driver {
             Driver::Bridge => format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
             _ => String::new(),
         };
+        let (address, address6) = (network.with_prefix(address), network.with_prefix6(address6));
+        let mac = request.mac.or(address.map(|v4| Mac::for_address(v4.address())));
+        let mac = mac.or(address6.map(|v6| Mac::for_address6(v6.address())));
         let endpoint = Endpoint {
             host_ifname,
             network: network.id.clone(),
             container: request.container.clone(),
             owner: request.owner.clone(),
-            address: Subnet::new(address, subnet.prefix()),
-            gateway: network.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            mac: request.mac.unwrap_or_else(|| Mac::for_address(address)),
+            address,
+            address6,
+            gateway: network.gateway,
+            gateway6: network.gateway6(),
+            link_local: request.link_local.clone(),
+            mac: mac.unwrap_or_else(|| Mac::for_name(id.as_str())),
             ifname: request.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
             names: if network.is_user_defined() { request.names.clone() } else { Vec::new() },
             bindings: Vec::new(),
@@ -465,11 +495,10 @@ impl Inner {
         Ok(endpoint)
     }
 
-    fn plug(&self, netns: &Netns, network: &Network, endpoint: &Endpoint, default_route: bool) -> Result<()> {
+    /// Tells the hardware address where it is not ours to give.
+    fn plug(&self, netns: &Netns, network: &Network, endpoint: &Endpoint, request: &EndpointRequest) -> Result<Option<Mac>> {
         link::check_name(&endpoint.ifname)?;
-        if network.driver == Driver::Macvlan {
-            self.plug_macvlan(netns, network, endpoint)?;
-        } else {
+        if network.driver == Driver::Bridge {
             let bridge = self.state().networks.get(&network.id).and_then(|live| live.bridge);
             let bridge = bridge.ok_or_else(|| Error::NoSuchNetwork { name: network.name.clone() })?;
             let pair = Pair {
@@ -480,31 +509,26 @@ impl Inner {
                 inside_name: &endpoint.ifname,
                 mac: endpoint.mac,
                 ipv6: self.ipv6,
-                isolated: !network.is_on(network::option::ICC),
+                isolated: !network.is_on(option::ICC),
             };
             link::create_pair(&mut self.route(), &pair)?;
+        } else {
+            self.plug_on_parent(netns, network, endpoint)?;
         }
-        link::configure_inside(&mut netns.socket(), endpoint, self.ipv6, default_route).inspect_err(|_| {
+        let routes = DefaultRoutes {
+            v4: request.default_route && !network.internal && endpoint.address.is_some(),
+            v6: request.default_route6 && !network.internal && endpoint.address6.is_some(),
+        };
+        let configured = netns.set_interface_sysctls(&endpoint.ifname, &request.sysctls);
+        let configured = configured.and_then(|()| link::configure_inside(&mut netns.socket(), endpoint, self.ipv6, routes));
+        let configured = configured.and_then(|()| match network.driver {
+            Driver::Bridge => Ok(None),
+            _ => Ok(link::find(&mut netns.socket(), &endpoint.ifname)?.and_then(|link| link.mac)),
+        });
+        configured.inspect_err(|_| {
             // The namespace may live on (of another container), so the interface has to go now.
             self.unplug(netns, endpoint);
         })
-    }
-
-    fn plug_macvlan(&self, netns: &Netns, network: &Network, endpoint: &Endpoint) -> Result<()> {
-        let option = |name: &str| network.options.get(name).map(String::as_str).unwrap_or_default();
-        let name = option(network::option::PARENT);
-        let parent = link::find(&mut self.route(), name)?;
-        let parent = parent.ok_or_else(|| Error::NoSuchParent { network: network.name.clone(), parent: name.to_owned() })?;
-        let macvlan = Macvlan {
-            parent: parent.index,
-            // Modes are checked when the network is made.
-            mode: link::macvlan_mode(option(network::option::MACVLAN_MODE)).unwrap_or_default(),
-            mtu: network.mtu(),
-            netns: netns.as_fd(),
-            inside_name: &endpoint.ifname,
-            mac: endpoint.mac,
-        };
-        link::create_macvlan(&mut self.route(), &macvlan)
     }
 
     /// Removes an endpoint's interface.
@@ -540,12 +564,12 @@ impl Inner {
 
     fn release(&self, id: &Id) -> Result<()> {
         let Some(endpoint) = self.state().leave(id) else { return Ok(()) };
-        let mut done = Ok(());
+        let mut done = self.route_from_host(&endpoint, false);
         if !endpoint.bindings.is_empty() {
             let mut filter = self.filter();
             let published: Vec<_> = Published::of(&endpoint, &endpoint.bindings).collect();
             let withdrawn = table::withdraw(&mut filter, &self.config.table, &published);
-            done = withdrawn.and_then(|whole| if whole { Ok(()) } else { self.install_with(&mut filter) });
+            done = done.and(withdrawn.and_then(|whole| if whole { Ok(()) } else { self.install_with(&mut filter) }));
             conntrack::forget_datagrams(&mut filter, &endpoint);
             drop(filter);
             done = done.and(self.netd.release(id.as_str()));
@@ -573,13 +597,19 @@ impl State {
         self.endpoints.values().chain(self.leaving.values())
     }
 
-    /// Leases an address of a network.
-    fn lease(&mut self, network: &Id, wanted: Option<Ipv4Addr>, lease: Lease) -> Result<Ipv4Addr> {
+    /// Leases an address of a network that is known.
+    fn lease(&mut self, network: &Id, wanted: IpAddr, lease: Lease) -> Result<IpAddr> {
+        self.lease_any(network, Some(wanted), wanted.is_ipv6(), lease)
+    }
+
+    /// Leases an address of a network, the wanted one or the next.
+    fn lease_any(&mut self, network: &Id, wanted: Option<IpAddr>, ipv6: bool, lease: Lease) -> Result<IpAddr> {
         let missing = || Error::NoSuchNetwork { name: network.to_string() };
         let live = self.networks.get_mut(network).ok_or_else(missing)?;
-        let addresses = live.addresses.as_mut().ok_or_else(missing)?;
-        let subnet = live.network.subnet.unwrap_or(Subnet::new(Ipv4Addr::UNSPECIFIED, 0));
-        let address = wanted.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let addresses = if ipv6 { live.addresses6.as_mut() } else { live.addresses.as_mut() }.ok_or_else(missing)?;
+        let v4 = || live.network.subnet.map(|subnet| subnet.to_string());
+        let subnet = if ipv6 { live.network.subnet6().map(|subnet| subnet.to_string()) } else { v4() }.unwrap_or_default();
+        let address = wanted.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         addresses.lease(wanted, lease).map_err(|refused| match refused {
             Refused::Exhausted { capacity } => Error::AddressesExhausted { network: live.network.name.clone(), subnet, capacity },
             Refused::Taken { owner } => Error::AddressTaken { address, owner },
@@ -597,11 +627,20 @@ impl State {
     /// The second half.
     fn forget(&mut self, id: &Id) {
         if let Some(endpoint) = self.leaving.remove(id).or_else(|| self.endpoints.remove(id)) {
-            let live = self.networks.get_mut(&endpoint.network);
-            if let Some(addresses) = live.and_then(|live| live.addresses.as_mut()) {
-                addresses.release(endpoint.address.address(), id);
+            if let Some(live) = self.networks.get_mut(&endpoint.network) {
+                for addresses in live.pools() {
+                    endpoint.addresses().for_each(|address| addresses.release(address, id));
+                }
             }
         }
+    }
+}
+
+/// A fixed address of a family that the network does not have.
+fn refuse_family(network: &Network, wanted: Option<IpAddr>) -> Result<Option<IpAddr>> {
+    match wanted {
+        Some(address) => Err(Error::AddressUnusable { address, subnet: format!("network {}, which has none of its family", network.name) }),
+        None => Ok(None),
     }
 }
 

@@ -125,12 +125,13 @@ impl Inner {
         let zone = {
             let state = self.state();
             let Some(live) = state.networks.get(network).filter(|live| live.network.is_user_defined()) else { return Ok(()) };
-            let entry = |endpoint: &crate::Endpoint| Entry { address: endpoint.address.address(), names: endpoint.names.clone() };
+            let entry = |endpoint: &crate::Endpoint| Entry { addresses: endpoint.addresses().collect(), names: endpoint.names.clone() };
             let mut entries: Vec<_> = state.endpoints.values().filter(|endpoint| endpoint.network == *network).map(entry).collect();
-            entries.sort_by_key(|entry| entry.address);
+            entries.sort_by(|one, other| one.addresses.cmp(&other.addresses));
             // The subnet of a wire has names of others.
-            let subnet = live.network.subnet.filter(|_| live.network.driver == Driver::Bridge);
-            ZoneFile { network: live.network.name.clone(), subnet, entries }
+            let own = live.network.driver == Driver::Bridge;
+            let (subnet, subnet6) = (live.network.subnet.filter(|_| own), live.network.subnet6().filter(|_| own));
+            ZoneFile { network: live.network.name.clone(), subnet, subnet6, entries }
         };
         self.netd.zone(network.as_str(), &zone)
     }

@@ -15,6 +15,9 @@ use crate::{Error, Result, link};
 /// The calling thread's own namespace, which is not always the process's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
+/// What stands for an interface's name in the names of its settings.
+const IFNAME: &str = "IFNAME";
+
 /// A network namespace, kept alive by this value (and by the processes in it). Dropping the last holder destroys it with its interfaces.
 #[derive(Debug)]
 pub struct Netns {
@@ -44,6 +47,15 @@ impl Netns {
                 .map_err(|source| Error::Namespace { operation: "enter", source })?;
             Ok(Self { fd, socket: Mutex::new(Socket::route().map_err(opening)?) })
         })
+    }
+
+    /// Writes settings of an interface inside, whose name stands as `IFNAME` in theirs.
+    pub(crate) fn set_interface_sysctls(&self, ifname: &str, sysctls: &[(String, String)]) -> Result<()> {
+        if sysctls.is_empty() {
+            return Ok(());
+        }
+        let ifname = ifname.replace('.', "/");
+        inside(self.as_fd(), || sysctls.iter().try_for_each(|(name, value)| write_sysctl(&name.replace(IFNAME, &ifname), value)))
     }
 
     /// A socket for links and addresses inside.

@@ -1,18 +1,16 @@
 //! Records of networks, as `network ls` and `network inspect` show them.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use types::Id;
 
 use crate::config::fnv1a;
-use crate::{Error, NetConfig, Result, Subnet, link};
+use crate::options::{self, option};
+use crate::{Error, NetConfig, Result, Subnet, Subnet6};
 
-/// How much smaller than the usual packets may be.
-const MTU_MIN: u32 = 576;
-const MTU_MAX: u32 = 65_535;
 const NAME_LEN_MAX: usize = 200;
 
 /// What carries a network's packets.
@@ -23,6 +21,8 @@ pub enum Driver {
     Bridge,
     /// Interfaces with hardware addresses of their own on an interface of the host.
     Macvlan,
+    /// Interfaces on one of the host that share its hardware address.
+    Ipvlan,
     /// The host's own namespace.
     Host,
     /// Nothing but loopback. Docker's word for it is `null`.
@@ -35,10 +35,31 @@ impl Driver {
         match self {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
             Self::Host => "host",
             Self::None => "null",
         }
     }
+
+    /// Whether containers get interfaces on it.
+    pub fn is_attachable(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan)
+    }
+}
+
+/// The IPv6 half of a network's addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6 {
+    /// All of them; of a new network without one the first that is free of the pools.
+    pub subnet: Option<Subnet6>,
+    /// Whether somebody chose the subnet.
+    pub configured: bool,
+    /// The bridge's own address, by default the first of the subnet.
+    pub gateway: Option<Ipv6Addr>,
+    /// The part of the subnet that free addresses are taken from.
+    pub ip_range: Option<Subnet6>,
+    /// Addresses of others in the subnet, by name.
+    pub auxiliary: BTreeMap<String, Ipv6Addr>,
 }
 
 /// A network. `bridge`, `host` and `none` always exist; their ids are the same at each start of an engine with the same data root.
@@ -52,7 +73,13 @@ pub struct Network {
     pub driver: Driver,
     /// When it was made: for the built-in ones, when this engine opened it.
     pub created: SystemTime,
-    /// The addresses of a bridge network.
+    /// Whether it gives IPv4 addresses.
+    #[serde(default = "yes")]
+    pub ipv4: bool,
+    /// Its IPv6 addresses, if it gives any.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6>,
+    /// Its IPv4 addresses.
     pub subnet: Option<Subnet>,
     /// Whether somebody chose the subnet: fixed addresses of containers are for such networks alone.
     pub configured: bool,
@@ -68,6 +95,15 @@ pub struct Network {
     pub internal: bool,
     /// Whether it was made to be attached to by hand: remembered only.
     pub attachable: bool,
+    /// A template for others, without anything in the kernel.
+    #[serde(default)]
+    pub config_only: bool,
+    /// The template that it was made from.
+    #[serde(default)]
+    pub config_from: String,
+    /// Options of the address management: remembered only.
+    #[serde(default)]
+    pub ipam_options: BTreeMap<String, String>,
     /// Driver options under their Docker names.
     pub options: BTreeMap<String, String>,
     /// The user's labels.
@@ -82,9 +118,13 @@ pub(crate) const PREDEFINED: [&str; 5] = ["bridge", "host", "none", "default", "
 pub struct NewNetwork {
     /// Its name.
     pub name: String,
-    /// `Bridge` or `Macvlan`.
+    /// One that containers can be attached to.
     pub driver: Driver,
-    /// Its addresses; without one the first free range of the pools.
+    /// Whether it gives IPv4 addresses.
+    pub ipv4: bool,
+    /// Its IPv6 addresses, if it is to give any.
+    pub ipv6: Option<Ipv6>,
+    /// Its IPv4 addresses; without one the first free range of the pools.
     pub subnet: Option<Subnet>,
     /// The bridge's own address, by default the first of the subnet.
     pub gateway: Option<Ipv4Addr>,
@@ -96,6 +136,12 @@ pub struct NewNetwork {
     pub internal: bool,
     /// Remembered only.
     pub attachable: bool,
+    /// A template for others, without anything in the kernel.
+    pub config_only: bool,
+    /// The template whose addresses and options it takes.
+    pub config_from: String,
+    /// Options of the address management: remembered only.
+    pub ipam_options: BTreeMap<String, String>,
     /// Driver options under their Docker names.
     pub options: BTreeMap<String, String>,
     /// The user's labels.
@@ -108,12 +154,17 @@ impl NewNetwork {
         Self {
             name: name.into(),
             driver: Driver::Bridge,
+            ipv4: true,
+            ipv6: None,
             subnet: None,
             gateway: None,
             ip_range: None,
             auxiliary: BTreeMap::new(),
             internal: false,
             attachable: false,
+            config_only: false,
+            config_from: String::new(),
+            ipam_options: BTreeMap::new(),
             options: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
@@ -130,9 +181,24 @@ impl NewNetwork {
         if PREDEFINED.contains(&self.name.as_str()) {
             return Err(Error::Predefined { name: self.name.clone() });
         }
+        if !self.ipv4 && self.ipv6.is_none() {
+            return Err(bad("IPv4 or IPv6 must be enabled".to_owned()));
+        }
+        if !self.ipv4 && (self.subnet.is_some() || self.gateway.is_some() || self.ip_range.is_some()) {
+            return Err(bad("the network has an IPv4 subnet, but IPv4 is disabled".to_owned()));
+        }
+        self.check_v4()?;
+        if let Some(ipv6) = &self.ipv6 {
+            ipv6.check()?;
+        }
+        if self.config_only { Ok(()) } else { options::check(self) }
+    }
+
+    fn check_v4(&self) -> Result<()> {
+        let bad = |reason: String| Error::BadNetwork { reason };
         let Some(subnet) = self.subnet else {
             let needs_one = self.gateway.is_some() || self.ip_range.is_some() || !self.auxiliary.is_empty();
-            return if needs_one { Err(bad("gateway, ip-range and aux-address need a subnet".to_owned())) } else { self.check_options() };
+            return if needs_one { Err(bad("gateway, ip-range and aux-address need a subnet".to_owned())) } else { Ok(()) };
         };
         if subnet != subnet.network() {
             return Err(bad(format!("invalid subnet {subnet}: it should be {}", subnet.network())));
@@ -147,91 +213,129 @@ impl NewNetwork {
         if let Some(range) = self.ip_range.filter(|range| !subnet.contains(range.first()) || !subnet.contains(range.last())) {
             return Err(bad(format!("no matching subnet for range {range}")));
         }
-        if let Some(address) = self.auxiliary.values().find(|address| !subnet.contains(**address)) {
-            return Err(bad(format!("no matching subnet for aux-address {address}")));
+        match self.auxiliary.values().find(|address| !subnet.contains(**address)) {
+            Some(address) => Err(bad(format!("no matching subnet for aux-address {address}"))),
+            None => Ok(()),
         }
-        self.check_options()
     }
 
-    /// Options that change nothing would promise what is not kept.
-    fn check_options(&self) -> Result<()> {
-        let bad = |reason: String| Error::BadNetwork { reason };
-        let known: &[&str] = match self.driver {
-            Driver::Macvlan => &[option::PARENT, option::MACVLAN_MODE, option::MTU],
-            _ => &[option::BRIDGE_NAME, option::MTU, option::ICC, option::MASQUERADE],
-        };
-        for (name, value) in &self.options {
-            match name.as_str() {
-                other if !known.contains(&other) => return Err(bad(format!("the option {other} of a network is not served"))),
-                option::BRIDGE_NAME | option::PARENT => link::check_name(value)?,
-                option::MTU if !value.parse().is_ok_and(|mtu: u32| (MTU_MIN..=MTU_MAX).contains(&mtu)) => {
-                    return Err(bad(format!("{value:?} is not a packet size: {MTU_MIN} to {MTU_MAX} is expected")));
-                }
-                option::ICC | option::MASQUERADE if truth(value).is_none() => {
-                    return Err(bad(format!("the option {name} is neither true nor false: {value:?}")));
-                }
-                option::MACVLAN_MODE if link::macvlan_mode(value).is_none() => {
-                    return Err(bad(format!("unknown macvlan mode {value:?}: bridge, private, vepa or passthru is expected")));
-                }
-                _ => (),
-            }
-        }
-        if self.driver == Driver::Macvlan && !self.options.contains_key(option::PARENT) {
-            return Err(bad("a macvlan network needs an interface of the host: give -o parent=NAME".to_owned()));
-        }
-        if self.driver == Driver::Macvlan && self.subnet.is_none() {
-            return Err(bad("a macvlan network needs the subnet of its parent's wire: give --subnet".to_owned()));
-        }
-        Ok(())
+    /// The bridge's name, which needs no address.
+    pub(crate) fn bridge_name(&self, id: &Id) -> String {
+        self.options.get(option::BRIDGE_NAME).cloned().unwrap_or_else(|| format!("br-{}", &id.as_str()[..12]))
     }
 
     /// The record of it, once its addresses are known.
-    pub(crate) fn into_network(self, id: Id, subnet: Subnet, gateway: Ipv4Addr) -> Network {
-        let bridge = match self.driver {
-            Driver::Bridge => Some(self.options.get(option::BRIDGE_NAME).cloned().unwrap_or_else(|| format!("br-{}", &id.as_str()[..12]))),
-            _ => None,
-        };
+    pub(crate) fn into_network(self, id: Id, addressing: Addressing) -> Network {
+        let bridge = (self.driver == Driver::Bridge && !self.config_only).then(|| self.bridge_name(&id));
         Network {
             id,
             name: self.name,
             driver: self.driver,
             created: SystemTime::now(),
-            subnet: Some(subnet),
+            ipv4: self.ipv4,
+            ipv6: self.ipv6.map(|ipv6| Ipv6 {
+                configured: ipv6.subnet.is_some(),
+                subnet: addressing.v6.map(|v6| v6.network()),
+                gateway: addressing.v6.map(|v6| v6.address()).filter(|_| addressing.has_gateways),
+                ..ipv6
+            }),
+            subnet: addressing.v4.map(|v4| v4.network()),
             configured: self.subnet.is_some(),
-            gateway: Some(gateway),
+            gateway: addressing.v4.map(|v4| v4.address()).filter(|_| addressing.has_gateways),
             ip_range: self.ip_range,
             auxiliary: self.auxiliary,
             bridge,
             internal: self.internal,
             attachable: self.attachable,
+            config_only: self.config_only,
+            config_from: self.config_from,
+            ipam_options: self.ipam_options,
             options: self.options,
             labels: self.labels,
         }
     }
 }
 
-/// Driver options.
-pub(crate) mod option {
-    pub const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
-    pub const MTU: &str = "com.docker.network.driver.mtu";
-    pub const ICC: &str = "com.docker.network.bridge.enable_icc";
-    pub const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-    pub const PARENT: &str = "parent";
-    pub const MACVLAN_MODE: &str = "macvlan_mode";
+impl Ipv6 {
+    fn check(&self) -> Result<()> {
+        let bad = |reason: String| Error::BadNetwork { reason };
+        let Some(subnet) = self.subnet else {
+            let needs_one = self.gateway.is_some() || self.ip_range.is_some() || !self.auxiliary.is_empty();
+            return if needs_one { Err(bad("gateway, ip-range and aux-address need a subnet".to_owned())) } else { Ok(()) };
+        };
+        if subnet != subnet.network() {
+            return Err(bad(format!("invalid subnet {subnet}: it should be {}", subnet.network())));
+        }
+        let odd = subnet.first().is_multicast() || subnet.first().is_unspecified() || subnet.contains(Ipv6Addr::LOCALHOST);
+        if subnet.prefix() > 126 || subnet.prefix() < 8 || odd {
+            return Err(bad(format!("invalid subnet {subnet}: a unicast range with a prefix length from 8 to 126 is expected")));
+        }
+        let inside = |address: &Ipv6Addr| subnet.contains(*address) && *address != subnet.first();
+        if let Some(gateway) = self.gateway.filter(|gateway| !inside(gateway)) {
+            return Err(bad(format!("no matching subnet for gateway {gateway}")));
+        }
+        if let Some(range) = self.ip_range.filter(|range| !subnet.contains(range.first()) || !subnet.contains(range.last())) {
+            return Err(bad(format!("no matching subnet for range {range}")));
+        }
+        match self.auxiliary.values().find(|address| !subnet.contains(**address)) {
+            Some(address) => Err(bad(format!("no matching subnet for aux-address {address}"))),
+            None => Ok(()),
+        }
+    }
 }
 
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "true" | "1" | "t" | "T" | "TRUE" | "True" => Some(true),
-        "false" | "0" | "f" | "F" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+/// The gateways of a network with its prefix lengths.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Addressing {
+    pub v4: Option<Subnet>,
+    pub v6: Option<Subnet6>,
+    /// Whether the addresses are gateways, and not just the network's.
+    pub has_gateways: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Network {
     /// Whether somebody made it: names resolve in such networks alone.
     pub fn is_user_defined(&self) -> bool {
         !PREDEFINED.contains(&self.name.as_str())
+    }
+
+    /// Its IPv6 subnet.
+    pub fn subnet6(&self) -> Option<Subnet6> {
+        self.ipv6.as_ref().and_then(|ipv6| ipv6.subnet)
+    }
+
+    /// Its IPv6 gateway.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.ipv6.as_ref().and_then(|ipv6| ipv6.gateway)
+    }
+
+    /// An address of it with the length of its prefix.
+    pub(crate) fn with_prefix(&self, address: Option<IpAddr>) -> Option<Subnet> {
+        match (address, self.subnet) {
+            (Some(IpAddr::V4(address)), Some(subnet)) => Some(Subnet::new(address, subnet.prefix())),
+            _ => None,
+        }
+    }
+
+    /// The same of IPv6.
+    pub(crate) fn with_prefix6(&self, address: Option<IpAddr>) -> Option<Subnet6> {
+        match (address, self.subnet6()) {
+            (Some(IpAddr::V6(address)), Some(subnet)) => Some(Subnet6::new(address, subnet.prefix())),
+            _ => None,
+        }
+    }
+
+    /// What its bridge has.
+    pub(crate) fn addressing(&self) -> Addressing {
+        Addressing {
+            v4: self.subnet.zip(self.gateway).map(|(subnet, gateway)| Subnet::new(gateway, subnet.prefix())),
+            v6: self.subnet6().zip(self.gateway6()).map(|(subnet, gateway)| Subnet6::new(gateway, subnet.prefix())),
+            has_gateways: true,
+        }
     }
 
     /// The packet size that was asked for.
@@ -241,11 +345,16 @@ impl Network {
 
     /// An option that is on unless it is switched off.
     pub(crate) fn is_on(&self, name: &str) -> bool {
-        self.options.get(name).and_then(|value| truth(value)).unwrap_or(true)
+        self.options.get(name).and_then(|value| options::truth(value)).unwrap_or(true)
+    }
+
+    /// An option's text; empty where it is not given.
+    pub(crate) fn option(&self, name: &str) -> &str {
+        self.options.get(name).map(String::as_str).unwrap_or_default()
     }
 
     /// The default network, on the bridge with that address.
-    pub(crate) fn default_bridge(config: &NetConfig, address: Subnet, mtu: u32) -> Self {
+    pub(crate) fn default_bridge(config: &NetConfig, addressing: Addressing, mtu: u32) -> Self {
         let options = [
             ("com.docker.network.bridge.default_bridge", "true".to_owned()),
             ("com.docker.network.bridge.enable_icc", "true".to_owned()),
@@ -255,8 +364,9 @@ impl Network {
             ("com.docker.network.driver.mtu", mtu.to_string()),
         ];
         Self {
-            subnet: Some(address.network()),
-            gateway: Some(address.address()),
+            subnet: addressing.v4.map(|v4| v4.network()),
+            gateway: addressing.v4.map(|v4| v4.address()),
+            ipv6: addressing.v6.map(|v6| Ipv6 { subnet: Some(v6.network()), gateway: Some(v6.address()), ..Ipv6::default() }),
             bridge: Some(config.bridge.clone()),
             options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             ..Self::without_addresses(config, "bridge", Driver::Bridge)
@@ -270,6 +380,8 @@ impl Network {
             name: name.to_owned(),
             driver,
             created: SystemTime::now(),
+            ipv4: true,
+            ipv6: None,
             subnet: None,
             configured: false,
             gateway: None,
@@ -278,6 +390,9 @@ impl Network {
             bridge: None,
             internal: false,
             attachable: false,
+            config_only: false,
+            config_from: String::new(),
+            ipam_options: BTreeMap::new(),
             options: BTreeMap::new(),
             labels: BTreeMap::new(),
         }

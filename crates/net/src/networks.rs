@@ -1,18 +1,19 @@
 //! Networks that people make: from a request to a bridge, its addresses and its place in the packet filter, and back.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use types::Id;
 
-use crate::bridge::{self, Bridge, Own};
+use crate::bridge::{self, Bridge, Own, Wanted};
 use crate::ipam::Addresses;
-use crate::link;
 use crate::manager::Inner;
-use crate::network::{NewNetwork, option};
+use crate::network::{Addressing, NewNetwork};
 use crate::nft::foreign;
 use crate::nft::table::{self, BridgeRules};
-use crate::{Driver, Error, ForeignForward, Net, Network, Result, Subnet};
+use crate::options::option;
+use crate::parent::{self, HostAccess};
+use crate::{Driver, Error, ForeignForward, Ipv6, Net, Network, Result, Subnet, Subnet6};
 
 /// A network with what there is of it now.
 #[derive(Debug)]
@@ -22,19 +23,39 @@ pub(crate) struct Live {
     pub bridge: Option<Bridge>,
     /// None where it gives no addresses: `host` and `none`.
     pub addresses: Option<Addresses>,
+    pub addresses6: Option<Addresses>,
+    /// Of a macvlan network whose containers the host reaches.
+    pub host_access: Option<HostAccess>,
 }
 
 impl Live {
-    pub fn without_addresses(network: Network) -> Self {
-        Self { network: Arc::new(network), bridge: None, addresses: None }
+    /// Without anything in the kernel.
+    pub fn new(network: Network) -> Self {
+        let (addresses, addresses6) = if network.config_only { (None, None) } else { pools(&network) };
+        Self { network: Arc::new(network), bridge: None, addresses, addresses6, host_access: None }
+    }
+
+    /// The addresses that it gives.
+    pub fn pools(&mut self) -> impl Iterator<Item = &mut Addresses> {
+        self.addresses.iter_mut().chain(&mut self.addresses6)
+    }
+
+    /// Whether an interface of the host belongs to it.
+    pub fn names_link(&self, name: &str) -> bool {
+        let network = &*self.network;
+        network.bridge.as_deref() == Some(name)
+            || network.option(option::PARENT) == name
+            || self.host_access.is_some() && parent::host_access_name(&network.id) == name
     }
 
     /// What the packet filter must know of it.
     pub fn rules(&self) -> Option<BridgeRules> {
         let network = &*self.network;
+        let bridge = self.bridge?;
         Some(BridgeRules {
             bridge: network.bridge.clone()?,
-            subnet: self.bridge?.address.network(),
+            subnet: bridge.address.map(|address| address.network()),
+            subnet6: bridge.address6.map(|address| address.network()),
             internal: network.internal,
             connects: network.is_on(option::ICC),
             masquerades: !network.internal && network.is_on(option::MASQUERADE),
@@ -42,27 +63,22 @@ impl Live {
     }
 }
 
+/// Subnets that other networks have.
+#[derive(Debug, Default)]
+struct Taken {
+    v4: Vec<(String, Subnet)>,
+    v6: Vec<(String, Subnet6)>,
+}
+
 impl Net {
     /// Makes a network. It is there until [`Net::remove_network`]; the caller keeps the record for [`Net::restore_networks`].
     pub fn create_network(&self, new: NewNetwork) -> Result<Arc<Network>> {
-        new.check()?;
         let inner = &self.inner;
         // One at a time, so that no two take the same name, subnet or bridge.
         let mut filter = inner.filter();
-        let taken: Vec<_> = {
-            let state = inner.state();
-            let networks = || state.networks.values().map(|live| &live.network);
-            if networks().any(|network| network.name == new.name) {
-                return Err(Error::NetworkExists { name: new.name });
-            }
-            networks().filter_map(|network| Some((network.name.clone(), network.subnet?))).collect()
-        };
-        if let Some(subnet) = new.subnet
-            && let Some((other, _)) = taken.iter().find(|(_, other)| other.overlaps(&subnet))
-        {
-            return Err(Error::PoolOverlaps { subnet, other: other.clone() });
-        }
-        let taken: Vec<_> = taken.into_iter().map(|(_, subnet)| subnet).collect();
+        let new = inner.from_template(new)?;
+        new.check()?;
+        let taken = inner.taken(&new)?;
         let live = self.raise(new, &taken)?;
         let (network, rules) = (live.network.clone(), live.rules());
         inner.state().networks.insert(network.id.clone(), live);
@@ -83,26 +99,20 @@ impl Net {
     pub fn restore_networks(&self, networks: Vec<Network>) -> Vec<Error> {
         let mut errors = Vec::new();
         for network in networks {
-            let mut bridge = None;
-            if let Some((name, subnet, gateway)) =
-                network.bridge.as_deref().zip(network.subnet).zip(network.gateway).map(|((a, b), c)| (a, b, c))
-            {
-                let own = Own { name, address: Some(Subnet::new(gateway, subnet.prefix())), mtu: network.mtu(), taken: &[] };
-                match bridge::ensure_own(&mut self.inner.route(), &self.inner.config, &own) {
-                    Ok(made) => bridge = Some(made),
-                    Err(error) => {
-                        tracing::error!(
-                            network = network.name,
-                            error = types::error::chain(&error),
-                            "the network could not be brought back"
-                        );
-                        errors.push(error);
-                    }
+            let mut live = Live::new(network);
+            let network = live.network.clone();
+            let restored = match &network.bridge {
+                Some(name) => {
+                    let own = Own::again(name, network.addressing(), network.mtu());
+                    bridge::ensure_own(&mut self.inner.route(), &self.inner.config, &own).map(|bridge| live.bridge = Some(bridge))
                 }
+                None => self.inner.raise_parent(&mut live).map(drop),
+            };
+            if let Err(error) = restored {
+                tracing::error!(network = network.name, error = types::error::chain(&error), "the network could not be brought back");
+                errors.push(error);
             }
-            let addresses = network.subnet.zip(network.gateway).map(|(subnet, gateway)| addresses(&network, subnet, gateway));
-            let live = Live { bridge, addresses, network: Arc::new(network) };
-            self.inner.state().networks.insert(live.network.id.clone(), live);
+            self.inner.state().networks.insert(network.id.clone(), live);
         }
         errors
     }
@@ -125,6 +135,11 @@ impl Net {
             if !users.is_empty() {
                 return Err(Error::NetworkInUse { name: network.name.clone(), endpoints: users });
             }
+            let derived = |live: &&Live| network.config_only && live.network.config_from == network.name;
+            if let Some(other) = state.networks.values().find(derived) {
+                let reason = format!("is in use by network {}", other.network.name);
+                return Err(Error::ConfigNetwork { name: network.name.clone(), reason });
+            }
             state.networks.remove(&network.id)
         };
         let mut done = Ok(());
@@ -134,45 +149,111 @@ impl Net {
             done = done.and(inner.renew_accepts(&mut filter));
         }
         drop(filter);
-        if let Some(bridge) = &network.bridge {
-            done = done.and(bridge::remove(&mut inner.route(), &inner.config, bridge));
-        }
+        done = done.and(match &network.bridge {
+            Some(bridge) => bridge::remove(&mut inner.route(), &inner.config, bridge),
+            None => inner.lower_parent(&network),
+        });
         done.and(inner.forget_zone(&network.id)).map(|()| network)
     }
 
-    /// Finds addresses for the network, and makes its bridge.
-    fn raise(&self, new: NewNetwork, taken: &[Subnet]) -> Result<Live> {
+    /// Finds addresses for the network, and makes its bridge or what it needs on its parent.
+    fn raise(&self, new: NewNetwork, taken: &Taken) -> Result<Live> {
         let inner = &self.inner;
         let id = Id::random();
-        let gateway_of = |subnet: Subnet| new.gateway.unwrap_or(Ipv4Addr::from_bits(subnet.first().to_bits() + 1));
-        if new.driver == Driver::Macvlan {
-            let parent = new.options.get(option::PARENT).cloned().unwrap_or_default();
-            if link::find(&mut inner.route(), &parent)?.is_none() {
-                return Err(Error::NoSuchParent { network: new.name, parent });
-            }
-            let subnet = new.subnet.ok_or(Error::NoFreeSubnet)?;
-            let gateway = gateway_of(subnet);
-            let network = new.into_network(id, subnet, gateway);
-            let addresses = Some(addresses(&network, subnet, gateway));
-            return Ok(Live { network: Arc::new(network), bridge: None, addresses });
+        let v4 = new.subnet.map(|subnet| Subnet::new(new.gateway.unwrap_or_else(|| subnet.nth(1)), subnet.prefix()));
+        let given6 = new.ipv6.as_ref().and_then(|ipv6| Some((ipv6.subnet?, ipv6.gateway)));
+        let v6 = given6.map(|(subnet, gateway)| Subnet6::new(gateway.unwrap_or_else(|| subnet.nth(1)), subnet.prefix()));
+        if new.config_only {
+            let has_gateways = new.gateway.is_some();
+            return Ok(Live::new(NewNetwork { driver: Driver::None, ..new }.into_network(id, Addressing { v4, v6, has_gateways })));
         }
-        let address = new.subnet.map(|subnet| Subnet::new(gateway_of(subnet), subnet.prefix()));
-        // The bridge's name needs no address.
-        let unspecified = Subnet::new(Ipv4Addr::UNSPECIFIED, 0);
-        let name = new.clone().into_network(id.clone(), unspecified, Ipv4Addr::UNSPECIFIED).bridge.unwrap_or_default();
+        if new.driver != Driver::Bridge {
+            // Above layer 2 there are no neighbours, and so no gateway among them.
+            let has_gateways = !matches!(new.options.get(option::IPVLAN_MODE).map(String::as_str), Some("l3" | "l3s"));
+            let mut live = Live::new(new.into_network(id, Addressing { v4, v6, has_gateways }));
+            if !inner.raise_parent(&mut live)? {
+                return Err(Error::NoSuchParent {
+                    network: live.network.name.clone(),
+                    parent: live.network.option(option::PARENT).to_owned(),
+                });
+            }
+            return Ok(live);
+        }
+        let name = new.bridge_name(&id);
         let mtu = new.options.get(option::MTU).and_then(|mtu| mtu.parse().ok());
         let in_use = inner.state().networks.values().any(|live| live.network.bridge.as_deref() == Some(name.as_str()));
         if in_use {
             return Err(Error::BadNetwork { reason: format!("the bridge {name} is another network's") });
         }
-        let bridge = bridge::ensure_own(&mut inner.route(), &inner.config, &Own { name: &name, address, mtu, taken })?;
-        let network = new.into_network(id, bridge.address.network(), bridge.address.address());
-        let addresses = Some(addresses(&network, bridge.address.network(), bridge.address.address()));
-        Ok(Live { network: Arc::new(network), bridge: Some(bridge), addresses })
+        let taken4: Vec<_> = taken.v4.iter().map(|(_, subnet)| *subnet).collect();
+        let taken6: Vec<_> = taken.v6.iter().map(|(_, subnet)| *subnet).collect();
+        let own = Own {
+            name: &name,
+            v4: if new.ipv4 { v4.map_or(Wanted::Any(&taken4), Wanted::Given) } else { Wanted::No },
+            v6: if new.ipv6.is_some() { v6.map_or(Wanted::Any(&taken6), Wanted::Given) } else { Wanted::No },
+            mtu,
+        };
+        let bridge = bridge::ensure_own(&mut inner.route(), &inner.config, &own)?;
+        let network = new.into_network(id, bridge.addressing());
+        Ok(Live { bridge: Some(bridge), ..Live::new(network) })
     }
 }
 
 impl Inner {
+    /// Takes addresses and options from the configuration network that is named.
+    fn from_template(&self, new: NewNetwork) -> Result<NewNetwork> {
+        if new.config_from.is_empty() {
+            return Ok(new);
+        }
+        let refused = |reason: &str| Err(Error::ConfigNetwork { name: new.config_from.clone(), reason: reason.to_owned() });
+        let template = self.network(&new.config_from)?;
+        let own = new.subnet.is_some() || new.ipv6.as_ref().is_some_and(|ipv6| ipv6.subnet.is_some()) || !new.options.is_empty();
+        match () {
+            () if new.config_only => refused("cannot be the source of another configuration network"),
+            () if !template.config_only => refused("is no configuration network"),
+            () if own => refused("sets addresses and options: a network that is made from it cannot have its own"),
+            () => Ok(NewNetwork {
+                ipv4: template.ipv4,
+                ipv6: template.ipv6.clone().map(|ipv6| Ipv6 { configured: false, ..ipv6 }),
+                subnet: template.subnet,
+                gateway: template.gateway,
+                ip_range: template.ip_range,
+                auxiliary: template.auxiliary.clone(),
+                ipam_options: template.ipam_options.clone(),
+                options: template.options.clone(),
+                labels: template.labels.clone().into_iter().chain(new.labels).collect(),
+                config_from: template.name.clone(),
+                ..new
+            }),
+        }
+    }
+
+    /// What other networks have; refuses names and subnets that are among it.
+    fn taken(&self, new: &NewNetwork) -> Result<Taken> {
+        let state = self.state();
+        let networks = || state.networks.values().map(|live| &live.network);
+        if networks().any(|network| network.name == new.name) {
+            return Err(Error::NetworkExists { name: new.name.clone() });
+        }
+        let real = || networks().filter(|network| !network.config_only);
+        let v4: Vec<_> = real().filter_map(|network| Some((network.name.clone(), network.subnet?))).collect();
+        let v6: Vec<_> = real().filter_map(|network| Some((network.name.clone(), network.subnet6()?))).collect();
+        if new.config_only {
+            return Ok(Taken::default());
+        }
+        if let Some(subnet) = new.subnet
+            && let Some((other, _)) = v4.iter().find(|(_, other)| other.overlaps(&subnet))
+        {
+            return Err(Error::PoolOverlaps { subnet: subnet.to_string(), other: other.clone() });
+        }
+        if let Some(subnet) = new.ipv6.as_ref().and_then(|ipv6| ipv6.subnet)
+            && let Some((other, _)) = v6.iter().find(|(_, other)| other.overlaps(&subnet))
+        {
+            return Err(Error::PoolOverlaps { subnet: subnet.to_string(), other: other.clone() });
+        }
+        Ok(Taken { v4, v6 })
+    }
+
     /// Has the accept rules in chains of others, if we may put any there, name the bridges that there are now.
     fn renew_accepts(&self, filter: &mut crate::netlink::Socket) -> Result<()> {
         if self.config.firewall.forward != ForeignForward::Insert {
@@ -183,6 +264,15 @@ impl Inner {
     }
 }
 
-fn addresses(network: &Network, subnet: Subnet, gateway: Ipv4Addr) -> Addresses {
-    Addresses::new(subnet, gateway).within(network.ip_range).without(network.auxiliary.values().copied())
+/// The addresses that a network gives.
+fn pools(network: &Network) -> (Option<Addresses>, Option<Addresses>) {
+    let v4 = network.subnet.map(|subnet| {
+        let reserved = network.gateway.into_iter().chain(network.auxiliary.values().copied());
+        Addresses::v4(subnet, network.ip_range).without(reserved.map(IpAddr::V4))
+    });
+    let v6 = network.ipv6.as_ref().and_then(|ipv6| {
+        let reserved = ipv6.gateway.into_iter().chain(ipv6.auxiliary.values().copied());
+        Some(Addresses::v6(ipv6.subnet?, ipv6.ip_range).without(reserved.map(IpAddr::V6)))
+    });
+    (v4, v6)
 }

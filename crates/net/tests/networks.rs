@@ -86,7 +86,7 @@ fn networks_are_apart_and_internal_ones_closed() {
         assert!(inside(&other.netns, || talk(one.ip(), 80, "")).is_err());
         inside(&client.netns, || {
             assert!(!run("ip", &["route"]).1.contains("default"));
-            ip(&format!("route add default via {}", client.endpoint.gateway));
+            ip(&format!("route add default via {}", client.endpoint.gateway.unwrap()));
             assert!(talk(web.ip(), 80, "").is_err());
             assert!(TcpStream::connect_timeout(&(OUTSIDE, 7000).into(), Duration::from_secs(1)).is_err());
         });
@@ -198,8 +198,8 @@ fn names_resolve_on_networks_and_outlive_engine_and_netd() {
         let second = net.attach(&web.netns, &second).unwrap();
         net.refresh_names(&web.endpoint.container).unwrap();
         assert_eq!(in_web("lone", false), Ok(vec![lone.ip()]));
-        net.set_default_route(&web.netns, &second).unwrap();
-        assert!(inside(&web.netns, || run("ip", &["route"]).1).contains(&format!("default via {} dev eth1", second.gateway)));
+        net.set_default_route(&web.netns, &second, false).unwrap();
+        assert!(inside(&web.netns, || run("ip", &["route"]).1).contains(&format!("default via {} dev eth1", second.gateway.unwrap())));
         net.detach(&web.netns, &second).unwrap();
         net.refresh_names(&web.endpoint.container).unwrap();
         assert_eq!(in_web("lone", false), Err(3));

@@ -1,9 +1,10 @@
 //! As much of the DNS messages (RFC 1035) as answering and handing on takes: one question in, addresses or a name out.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const KIND_A: u16 = 1;
 pub const KIND_PTR: u16 = 12;
+pub const KIND_AAAA: u16 = 28;
 pub const CLASS_IN: u16 = 1;
 
 /// What an answer says of itself.
@@ -48,7 +49,7 @@ pub struct Question {
 /// What an answer consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Name(String),
 }
 
@@ -120,14 +121,23 @@ pub fn complaint(query: &[u8], question: Option<&Question>, code: Code) -> Vec<u
     message
 }
 
-/// The address that a name below `in-addr.arpa` is about.
-pub fn pointed_at(name: &str) -> Option<Ipv4Addr> {
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` is about.
+pub fn pointed_at(name: &str) -> Option<IpAddr> {
+    if let Some(digits) = name.strip_suffix(".ip6.arpa") {
+        let mut bits: u128 = 0;
+        let mut labels = digits.split('.');
+        for place in 0..32 {
+            let digit = labels.next().filter(|label| label.len() == 1)?;
+            bits |= u128::from_str_radix(digit, 16).ok()? << (4 * place);
+        }
+        return labels.next().is_none().then(|| Ipv6Addr::from_bits(bits).into());
+    }
     let mut octets = [0; 4];
     let mut labels = name.strip_suffix(".in-addr.arpa")?.split('.');
     for octet in octets.iter_mut().rev() {
         *octet = labels.next()?.parse().ok()?;
     }
-    labels.next().is_none().then(|| octets.into())
+    labels.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }
 
 fn head(query: &[u8], code: Code, flags: u16) -> Vec<u8> {
@@ -140,7 +150,8 @@ fn head(query: &[u8], code: Code, flags: u16) -> Vec<u8> {
 
 fn write_record(message: &mut Vec<u8>, record: &Record) {
     let (kind, data) = match record {
-        Record::Address(address) => (KIND_A, address.octets().to_vec()),
+        Record::Address(IpAddr::V4(address)) => (KIND_A, address.octets().to_vec()),
+        Record::Address(IpAddr::V6(address)) => (KIND_AAAA, address.octets().to_vec()),
         Record::Name(name) => (KIND_PTR, wire_name(name)),
     };
     // The name is that of the question: a pointer to it.
@@ -215,7 +226,7 @@ pub mod tests {
         let asked = query("Web.Net", KIND_A);
         let question = parse(&asked).unwrap();
         assert_eq!((question.name.as_str(), question.kind, question.class), ("web.net", KIND_A, CLASS_IN));
-        let records = [Record::Address(Ipv4Addr::new(10, 0, 0, 2)), Record::Address(Ipv4Addr::new(10, 0, 0, 3))];
+        let records = [Record::Address([10, 0, 0, 2].into()), Record::Address([10, 0, 0, 3].into())];
         let answer = answer(&asked, &question, Code::NoError, &records, DATAGRAM_LEN_MAX);
         assert!(answers(&answer, &asked) && code(&answer) == 0);
         assert_eq!((&answer[2..4], &answer[6..8]), (&[0x85, 0x80][..], &[0, 2][..]));
@@ -229,15 +240,19 @@ pub mod tests {
     fn too_many_records_are_cut_and_it_is_said() {
         let asked = query("web", KIND_A);
         let question = parse(&asked).unwrap();
-        let records = vec![Record::Address(Ipv4Addr::LOCALHOST); 100];
+        let records = vec![Record::Address(Ipv4Addr::LOCALHOST.into()); 100];
         let answer = answer(&asked, &question, Code::NoError, &records, DATAGRAM_LEN_MAX);
         assert!(answer.len() <= DATAGRAM_LEN_MAX && answer[2] & 2 != 0 && answer[7] > 20);
     }
 
     #[test]
     fn reverse_names_are_understood() {
-        assert_eq!(pointed_at("3.2.1.10.in-addr.arpa"), Some(Ipv4Addr::new(10, 1, 2, 3)));
-        for bad in ["", "in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.2.3.4.in-addr.arpa", "1.2.3.4.ip6.arpa"] {
+        assert_eq!(pointed_at("3.2.1.10.in-addr.arpa"), Some([10, 1, 2, 3].into()));
+        let nibbles = format!("2.{}d.f.ip6.arpa", "0.".repeat(29));
+        assert_eq!(pointed_at(&nibbles), "fd00::2".parse().ok());
+        assert_eq!(pointed_at(&nibbles[2..]), None);
+        assert_eq!(pointed_at(&format!("2.{nibbles}")), None);
+        for bad in ["", "in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.2.3.4.in-addr.arpa", "1.2.3.4.ip6.arpa", "ip6.arpa"] {
             assert_eq!(pointed_at(bad), None, "{bad}");
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -102,7 +102,7 @@ impl Token {
 
 #[derive(Debug)]
 enum Held {
-    Tcp { socket: OwnedFd, target: SocketAddrV4 },
+    Tcp { socket: OwnedFd, target: SocketAddr },
     Udp(Rc<Port>),
 }
 
@@ -367,7 +367,7 @@ impl Program {
         }
     }
 
-    fn accept(&mut self, id: u64, target: SocketAddrV4) {
+    fn accept(&mut self, id: u64, target: SocketAddr) {
         for _ in 0..ACCEPTS_MAX {
             let Some(Held::Tcp { socket, .. }) = self.ports.get(&id) else { return };
             match rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -384,7 +384,7 @@ impl Program {
         }
     }
 
-    fn open_flow(&mut self, client: OwnedFd, target: SocketAddrV4) {
+    fn open_flow(&mut self, client: OwnedFd, target: SocketAddr) {
         let Ok(flow) = Flow::open(client, target) else { return };
         let id = self.token();
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;

@@ -4,7 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -80,7 +80,7 @@ pub struct HeldPort {
     /// The protocol.
     pub protocol: Protocol,
     /// The container's address and port, to which what arrives is passed on.
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
 }
 
 /// From netd, one for each request.

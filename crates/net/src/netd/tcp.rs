@@ -1,6 +1,6 @@
 //! One proxied connection: bytes both ways through bounded buffers, each direction closed when its source is.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -23,6 +23,11 @@ pub enum Progress {
     Ended,
 }
 
+/// The family of sockets that reach an address.
+pub fn family(address: SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
 /// A connection from a client to the container.
 #[derive(Debug)]
 pub struct Flow {
@@ -43,9 +48,9 @@ struct Direction {
 
 impl Flow {
     /// Takes an accepted connection and starts one to the target.
-    pub fn open(client: OwnedFd, target: SocketAddrV4) -> Result<Self, Errno> {
+    pub fn open(client: OwnedFd, target: SocketAddr) -> Result<Self, Errno> {
         let upstream =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+            rustix::net::socket_with(family(target), SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
         for socket in [&client, &upstream] {
             sockopt::set_tcp_nodelay(socket, true)?;
             sockopt::set_socket_keepalive(socket, true)?;

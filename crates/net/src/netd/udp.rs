@@ -1,13 +1,13 @@
 //! Proxied datagrams: one socket towards the container for each client, forgotten when it falls silent.
 
 use std::collections::HashMap;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// Silence after which a client is forgotten.
 const IDLE_MAX: Duration = Duration::from_secs(90);
@@ -22,7 +22,7 @@ const ROUNDS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Port {
     pub socket: OwnedFd,
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
     /// An IPv6 socket, which may take IPv4 too.
     pub ipv6: bool,
 }
@@ -118,7 +118,7 @@ impl Sessions {
             self.clients.remove(&session.client);
         }
         let upstream =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+            rustix::net::socket_with(super::tcp::family(port.target), SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
         rustix::net::connect(&upstream, &port.target)?;
         let token = watch(&upstream)?;
         self.clients.insert(client, token);

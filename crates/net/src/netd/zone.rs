@@ -1,13 +1,13 @@
 //! Who is called what: the names of networks, and what a container may know of them.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::dns::{CLASS_IN, KIND_A, KIND_PTR, Question, Record, pointed_at};
-use crate::Subnet;
+use super::dns::{CLASS_IN, KIND_A, KIND_AAAA, KIND_PTR, Question, Record, pointed_at};
+use crate::{Subnet, Subnet6};
 
 /// The names of one network as the engine hands them over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct ZoneFile {
     pub network: String,
     /// Its addresses, if nobody else has names for any.
     pub subnet: Option<Subnet>,
+    /// The same of IPv6.
+    pub subnet6: Option<Subnet6>,
     /// Its containers.
     pub entries: Vec<Entry>,
 }
@@ -23,8 +25,8 @@ pub struct ZoneFile {
 /// A container's place in a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
     /// Its names, the one that the address is called by first.
     pub names: Vec<String>,
 }
@@ -61,22 +63,29 @@ pub struct Zones {
 #[derive(Debug)]
 struct Zone {
     subnet: Option<Subnet>,
-    addresses: HashMap<String, Vec<Ipv4Addr>>,
-    names: HashMap<Ipv4Addr, String>,
+    subnet6: Option<Subnet6>,
+    addresses: HashMap<String, Vec<IpAddr>>,
+    names: HashMap<IpAddr, String>,
     /// Names that nobody outside can mean.
     own: HashSet<String>,
 }
 
 impl Zone {
     fn new(file: ZoneFile) -> Self {
-        let mut zone = Self { subnet: file.subnet, addresses: HashMap::new(), names: HashMap::new(), own: HashSet::new() };
+        let mut zone = Self {
+            subnet: file.subnet,
+            subnet6: file.subnet6,
+            addresses: HashMap::new(),
+            names: HashMap::new(),
+            own: HashSet::new(),
+        };
         let network = file.network.to_lowercase();
         for entry in file.entries {
             for (at, name) in entry.names.iter().enumerate() {
                 let name = name.to_lowercase();
                 let qualified = format!("{name}.{network}");
                 if at == 0 {
-                    zone.names.insert(entry.address, qualified.clone());
+                    zone.names.extend(entry.addresses.iter().map(|address| (*address, qualified.clone())));
                 }
                 if !name.contains('.') {
                     zone.own.insert(name.clone());
@@ -84,13 +93,22 @@ impl Zone {
                 zone.own.insert(qualified.clone());
                 for key in [name, qualified] {
                     let addresses = zone.addresses.entry(key).or_default();
-                    if !addresses.contains(&entry.address) {
-                        addresses.push(entry.address);
+                    for address in &entry.addresses {
+                        if !addresses.contains(address) {
+                            addresses.push(*address);
+                        }
                     }
                 }
             }
         }
         zone
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.subnet.is_some_and(|subnet| subnet.contains(address)),
+            IpAddr::V6(address) => self.subnet6.is_some_and(|subnet| subnet.contains(address)),
+        }
     }
 }
 
@@ -129,7 +147,7 @@ impl Zones {
         let visible = || view.networks.iter().filter_map(|network| self.zones.get(network));
         if let Some(address) = pointed_at(&question.name) {
             let name = visible().find_map(|zone| zone.names.get(&address));
-            let ours = || self.zones.values().any(|zone| zone.subnet.is_some_and(|subnet| subnet.contains(address)));
+            let ours = || self.zones.values().any(|zone| zone.contains(address));
             return match name {
                 Some(name) if question.kind == KIND_PTR => Verdict::Answer(vec![Record::Name(name.clone())]),
                 Some(_) => Verdict::Answer(Vec::new()),
@@ -139,11 +157,13 @@ impl Zones {
         }
         let name = view.links.get(&question.name).unwrap_or(&question.name);
         match visible().find_map(|zone| zone.addresses.get(name)) {
-            Some(addresses) if question.kind == KIND_A => {
+            Some(addresses) if matches!(question.kind, KIND_A | KIND_AAAA) => {
                 self.turn = self.turn.wrapping_add(1);
+                let of_kind = addresses.iter().filter(|address| address.is_ipv6() == (question.kind == KIND_AAAA));
+                let addresses: Vec<_> = of_kind.collect();
                 let first = self.turn % addresses.len().max(1);
                 let turned = addresses[first..].iter().chain(&addresses[..first]);
-                Verdict::Answer(turned.map(|address| Record::Address(*address)).collect())
+                Verdict::Answer(turned.map(|address| Record::Address(**address)).collect())
             }
             Some(_) => Verdict::Answer(Vec::new()),
             None if self.zones.values().any(|zone| zone.own.contains(name)) => Verdict::NoSuchName,
@@ -160,16 +180,17 @@ mod tests {
     fn zones() -> Zones {
         let mut zones = Zones::default();
         let entry = |address: [u8; 4], names: &[&str]| Entry {
-            address: address.into(),
+            addresses: vec![address.into(), format!("fd00::{}", address[3]).parse().unwrap()],
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         };
         let front = ZoneFile {
             network: "front".to_owned(),
             subnet: "10.1.0.0/24".parse().ok(),
+            subnet6: "fd00::/64".parse().ok(),
             entries: vec![entry([10, 1, 0, 2], &["Web", "www", "example.com"]), entry([10, 1, 0, 3], &["web2", "www"])],
         };
         let back =
-            ZoneFile { network: "back".to_owned(), subnet: "10.2.0.0/24".parse().ok(), entries: vec![entry([10, 2, 0, 2], &["db"])] };
+            ZoneFile { network: "back".to_owned(), subnet: "10.2.0.0/24".parse().ok(), subnet6: None, entries: vec![entry([10, 2, 0, 2], &["db"])] };
         zones.set_zone("1".to_owned(), front);
         zones.set_zone("2".to_owned(), back);
         let links = HashMap::from([("cache".to_owned(), "web2".to_owned())]);
@@ -193,7 +214,8 @@ mod tests {
             assert_eq!(ask(&mut zones, "a", name, KIND_A), Verdict::Answer(vec![address([10, 1, 0, 2])]), "{name}");
         }
         assert_eq!(ask(&mut zones, "a", "cache", KIND_A), Verdict::Answer(vec![address([10, 1, 0, 3])]));
-        assert_eq!(ask(&mut zones, "a", "web", 28), Verdict::Answer(Vec::new()));
+        assert_eq!(ask(&mut zones, "a", "web", KIND_AAAA), Verdict::Answer(vec![Record::Address("fd00::2".parse().unwrap())]));
+        assert_eq!(ask(&mut zones, "a", "web", 15), Verdict::Answer(Vec::new()), "a name of ours has no mail server, and nobody else is asked");
         // Names of another network are ours all the same; what others may mean is theirs.
         assert_eq!(ask(&mut zones, "a", "db", KIND_A), Verdict::NoSuchName);
         assert_eq!(ask(&mut zones, "b", "web.front", KIND_A), Verdict::NoSuchName);
@@ -222,5 +244,8 @@ mod tests {
         assert_eq!(ask(&mut zones, "b", reverse, KIND_PTR), Verdict::NoSuchName);
         assert_eq!(ask(&mut zones, "a", "9.0.1.10.in-addr.arpa", KIND_PTR), Verdict::NoSuchName);
         assert_eq!(ask(&mut zones, "a", "8.8.8.8.in-addr.arpa", KIND_PTR), Verdict::HandOn);
+        let reverse6 = |last: &str| format!("{last}.{}d.f.ip6.arpa", "0.".repeat(29));
+        assert_eq!(ask(&mut zones, "a", &reverse6("2"), KIND_PTR), Verdict::Answer(vec![Record::Name("web.front".to_owned())]));
+        assert_eq!(ask(&mut zones, "a", &reverse6("9"), KIND_PTR), Verdict::NoSuchName);
     }
 }

@@ -23,6 +23,7 @@ const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const NAT_DNAT: u32 = 1;
 const NFPROTO_IPV4: u32 = 2;
+const NFPROTO_IPV6: u32 = 10;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_DADDR: u32 = 2;
 const RTN_LOCAL: u32 = 2;
@@ -57,6 +58,8 @@ pub enum Verdict<'a> {
 pub enum Expression<'a> {
     /// Goes on for IPv4 packets only: two steps in one.
     OnlyIpv4,
+    /// The same for IPv6.
+    OnlyIpv6,
     /// Loads the incoming interface's name, 16 bytes.
     InputInterface(Register),
     /// Loads the outgoing interface's name, 16 bytes.
@@ -69,6 +72,10 @@ pub enum Expression<'a> {
     SourceAddress(Register),
     /// Loads the IPv4 destination address.
     DestinationAddress(Register),
+    /// Loads the IPv6 source address, 16 bytes.
+    SourceAddress6(Register),
+    /// Loads the IPv6 destination address, 16 bytes.
+    DestinationAddress6(Register),
     /// Loads the destination port.
     DestinationPort(Register),
     /// Loads the destination port that the connection was made to, before any translation.
@@ -79,6 +86,8 @@ pub enum Expression<'a> {
     Is(&'a [u8]),
     /// Goes on if the address in the first register is in 127.0.0.0/8.
     IsLoopback,
+    /// Goes on if the IPv6 address in the first registers is of the link alone (fe80::/10).
+    IsLinkLocal6,
     /// Goes on if the destination is an address of this host.
     DestinationIsLocal,
     /// Goes on if the connection is established or related to one that is.
@@ -93,6 +102,8 @@ pub enum Expression<'a> {
     Map(&'a str),
     /// Translates the destination to address and port in registers 0 and 1.
     TranslateDestination,
+    /// Translates the destination to the IPv6 address in registers 0 to 3 and the port in register 4.
+    TranslateDestination6,
     /// Translates the source to the outgoing interface's address.
     Masquerade,
     /// Ends.
@@ -107,6 +118,10 @@ impl Expression<'_> {
                 meta(list, META_NFPROTO, FIRST);
                 compare(list, CMP_EQ, &[NFPROTO_IPV4 as u8]);
             }
+            Self::OnlyIpv6 => {
+                meta(list, META_NFPROTO, FIRST);
+                compare(list, CMP_EQ, &[NFPROTO_IPV6 as u8]);
+            }
             Self::InputInterface(to) => meta(list, META_IIFNAME, to),
             Self::OutputInterface(to) => meta(list, META_OIFNAME, to),
             Self::InterfaceIs(input, name) => {
@@ -116,6 +131,8 @@ impl Expression<'_> {
             Self::TransportProtocol(to) => meta(list, META_L4PROTO, to),
             Self::SourceAddress(to) => payload(list, PAYLOAD_NETWORK, 12, 4, to),
             Self::DestinationAddress(to) => payload(list, PAYLOAD_NETWORK, 16, 4, to),
+            Self::SourceAddress6(to) => payload(list, PAYLOAD_NETWORK, 8, 16, to),
+            Self::DestinationAddress6(to) => payload(list, PAYLOAD_NETWORK, 24, 16, to),
             Self::DestinationPort(to) => payload(list, PAYLOAD_TRANSPORT, 2, 2, to),
             Self::OriginalPort(to) => conntrack(list, CT_PROTO_DST, to, true),
             Self::Load(to, value) => expression(list, "immediate", |immediate| {
@@ -126,6 +143,10 @@ impl Expression<'_> {
             Self::IsLoopback => {
                 mask(list, [255, 0, 0, 0]);
                 compare(list, CMP_EQ, &[127, 0, 0, 0]);
+            }
+            Self::IsLinkLocal6 => {
+                mask(list, [0xff, 0xc0, 0, 0]);
+                compare(list, CMP_EQ, &[0xfe, 0x80, 0, 0]);
             }
             Self::DestinationIsLocal => {
                 expression(list, "fib", |fib| {
@@ -140,12 +161,8 @@ impl Expression<'_> {
             Self::InSet(set) => lookup(list, set, None, 0),
             Self::NotInSet(set) => lookup(list, set, None, LOOKUP_INVERTED),
             Self::Map(map) => lookup(list, map, Some(FIRST), 0),
-            Self::TranslateDestination => expression(list, "nat", |nat| {
-                nat.big(1, NAT_DNAT);
-                nat.big(2, NFPROTO_IPV4);
-                nat.big(3, FIRST.number());
-                nat.big(5, Register(1).number());
-            }),
+            Self::TranslateDestination => translate(list, NFPROTO_IPV4, Register(1)),
+            Self::TranslateDestination6 => translate(list, NFPROTO_IPV6, Register(4)),
             Self::Masquerade => expression(list, "masq", |_| ()),
             Self::Verdict(verdict) => write_verdict(list, verdict),
         }
@@ -214,6 +231,16 @@ fn compare(list: &mut Attributes<'_>, operator: u32, value: &[u8]) {
         cmp.big(1, FIRST.number());
         cmp.big(2, operator);
         cmp.nest(3, |data| data.bytes(DATA_VALUE, value));
+    });
+}
+
+/// The address is in the first registers.
+fn translate(list: &mut Attributes<'_>, family: u32, port: Register) {
+    expression(list, "nat", |nat| {
+        nat.big(1, NAT_DNAT);
+        nat.big(2, family);
+        nat.big(3, FIRST.number());
+        nat.big(5, port.number());
     });
 }
 

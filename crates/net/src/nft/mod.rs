@@ -73,6 +73,7 @@ const ELEMENTS_PER_MESSAGE: usize = 400;
 /// Protocol families of tables (`NFPROTO_*`).
 pub const FAMILY_INET: u8 = 1;
 pub const FAMILY_IPV4: u8 = 2;
+pub const FAMILY_IPV6: u8 = 10;
 pub const FAMILY_UNSPEC: u8 = 0;
 
 /// Where a base chain sits.

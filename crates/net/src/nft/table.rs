@@ -11,7 +11,7 @@
 //! | `forward`, `to_container` | let in answers and published ports, between containers of one bridge, and out; nothing else. Internal bridges have neither in nor out |
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
@@ -19,7 +19,7 @@ use super::expression::ifname;
 use super::{Element, Expression as E, FAMILY_INET, GET_TABLE, Hook, Register, SUBSYSTEM, SetShape, TABLE_NAME, Transaction, Verdict};
 use crate::endpoint::{PortBinding, Protocol};
 use crate::netlink::{Refusal, Socket};
-use crate::{Endpoint, Error, Result, Subnet};
+use crate::{Endpoint, Error, Result, Subnet, Subnet6};
 
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
@@ -30,8 +30,11 @@ const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SRCNAT: i32 = 100;
 
+const LOOPBACK6: [u8; 16] = std::net::Ipv6Addr::LOCALHOST.octets();
+
 /// Numbers by which the `nft` program knows data types.
 const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
 const TYPE_PROTO: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_IFNAME: u32 = 41;
@@ -43,13 +46,17 @@ const INTERNAL: &str = "internal";
 const MASQUERADE: &str = "masquerade";
 const PUBLISHED: &str = "published";
 const PUBLISHED_AT: &str = "published_at";
+const MASQUERADE6: &str = "masquerade6";
+const PUBLISHED6: &str = "published6";
+const PUBLISHED_AT6: &str = "published_at6";
 const ALLOWED: &str = "published_allow";
 
 /// A bridge network as the table sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeRules {
     pub bridge: String,
-    pub subnet: Subnet,
+    pub subnet: Option<Subnet>,
+    pub subnet6: Option<Subnet6>,
     /// Neither in nor out.
     pub internal: bool,
     /// Whether containers of this bridge reach each other.
@@ -59,14 +66,15 @@ pub struct BridgeRules {
 }
 
 impl BridgeRules {
-    fn elements(&self) -> [(&'static str, Vec<Element>); 4] {
+    fn elements(&self) -> [(&'static str, Vec<Element>); 5] {
         let name = ifname(&self.bridge);
         let when = |is: bool, element: Element| if is { vec![element] } else { Vec::new() };
         [
             (BRIDGES, vec![plain(name)]),
             (PAIRS, when(self.connects, plain([name; 2].concat()))),
             (INTERNAL, when(self.internal, plain(name))),
-            (MASQUERADE, if self.masquerades { interval(self.subnet) } else { Vec::new() }),
+            (MASQUERADE, self.subnet.filter(|_| self.masquerades).map(interval).unwrap_or_default()),
+            (MASQUERADE6, self.subnet6.filter(|_| self.masquerades).map(interval6).unwrap_or_default()),
         ]
     }
 }
@@ -81,39 +89,61 @@ pub struct Content<'a> {
     pub allow: &'a [(Protocol, u16)],
 }
 
-/// A published port: at one of the host's addresses, or at all.
+/// A published port: at one of the host's addresses, or at all of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Published {
     pub protocol: Protocol,
-    pub at: Option<Ipv4Addr>,
+    pub at: Option<IpAddr>,
     pub port: u16,
-    pub target: (Ipv4Addr, u16),
+    pub target: (IpAddr, u16),
 }
 
 impl Published {
-    /// The IPv4 ports of an endpoint. IPv6 is not translated to IPv4 by the kernel; netd serves it.
+    /// The ports of an endpoint that the kernel translates: those of a family in which the container has an address. netd serves
+    /// the others, and those on the host's `::1`.
     pub fn of<'a>(endpoint: &'a Endpoint, bindings: &'a [PortBinding]) -> impl Iterator<Item = Self> + 'a {
-        bindings.iter().filter_map(|binding| match binding.host_ip {
-            IpAddr::V4(host) => Some(Self {
+        bindings.iter().filter_map(|binding| {
+            let host = binding.host_ip;
+            let target = match host {
+                IpAddr::V4(_) => IpAddr::V4(endpoint.ipv4()?),
+                IpAddr::V6(_) => IpAddr::V6(endpoint.ipv6()?),
+            };
+            let untranslatable = host.is_ipv6() && host.is_loopback();
+            (!untranslatable).then_some(Self {
                 protocol: binding.protocol,
                 at: (!host.is_unspecified()).then_some(host),
                 port: binding.host_port,
-                target: (endpoint.address.address(), binding.container_port),
-            }),
-            IpAddr::V6(_) => None,
+                target: (target, binding.container_port),
+            })
         })
     }
 
     fn element(&self, with_data: bool) -> Element {
         let mut key = vec![self.protocol.number(), 0, 0, 0];
-        key.extend(self.at.into_iter().flat_map(|address| address.octets()));
+        key.extend(self.at.into_iter().flat_map(octets));
         key.extend(port_key(self.port));
         let data = with_data.then(|| {
-            let mut data = self.target.0.octets().to_vec();
+            let mut data = octets(self.target.0);
             data.extend(port_key(self.target.1));
             data
         });
         Element { key, data, interval_end: false }
+    }
+
+    fn map(&self) -> &'static str {
+        match (self.target.0, self.at) {
+            (IpAddr::V4(_), Some(_)) => PUBLISHED_AT,
+            (IpAddr::V4(_), None) => PUBLISHED,
+            (IpAddr::V6(_), Some(_)) => PUBLISHED_AT6,
+            (IpAddr::V6(_), None) => PUBLISHED6,
+        }
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
@@ -195,12 +225,13 @@ fn add_published(transaction: &mut Transaction<'_>, ports: &[Published]) {
     }
 }
 
-/// The ports as elements of the two maps, each port once.
-fn split(ports: &[Published], with_data: bool) -> [(&'static str, Vec<Element>); 2] {
+/// The ports as elements of the maps, each port once.
+fn split(ports: &[Published], with_data: bool) -> impl Iterator<Item = (&'static str, Vec<Element>)> {
     let ports: BTreeSet<_> = ports.iter().collect();
-    let (at, any): (Vec<_>, Vec<_>) = ports.into_iter().partition(|port| port.at.is_some());
-    let elements = |ports: Vec<&Published>| ports.into_iter().map(|port| port.element(with_data)).collect();
-    [(PUBLISHED_AT, elements(at)), (PUBLISHED, elements(any))]
+    [PUBLISHED_AT, PUBLISHED, PUBLISHED_AT6, PUBLISHED6].into_iter().filter_map(move |map| {
+        let elements: Vec<_> = ports.iter().filter(|port| port.map() == map).map(|port| port.element(with_data)).collect();
+        (!elements.is_empty()).then_some((map, elements))
+    })
 }
 
 fn create_sets(transaction: &mut Transaction<'_>) {
@@ -212,6 +243,10 @@ fn create_sets(transaction: &mut Transaction<'_>) {
     transaction.create_set(MASQUERADE, SetShape { interval: true, ..set(TYPE_IPV4, 4) });
     transaction.create_set(ALLOWED, set(concat([TYPE_PROTO, TYPE_PORT]), 8));
     transaction.create_set(PUBLISHED, SetShape { data: target, ..set(concat([TYPE_PROTO, TYPE_PORT]), 8) });
+    let target6 = Some((concat([TYPE_IPV6, TYPE_PORT]), 20));
+    transaction.create_set(MASQUERADE6, SetShape { interval: true, ..set(TYPE_IPV6, 16) });
+    transaction.create_set(PUBLISHED6, SetShape { data: target6, ..set(concat([TYPE_PROTO, TYPE_PORT]), 8) });
+    transaction.create_set(PUBLISHED_AT6, SetShape { data: target6, ..set(concat([TYPE_PROTO, TYPE_IPV6, TYPE_PORT]), 24) });
     transaction.create_set(PUBLISHED_AT, SetShape { data: target, ..set(concat([TYPE_PROTO, TYPE_IPV4, TYPE_PORT]), 12) });
 }
 
@@ -248,9 +283,32 @@ fn translate(transaction: &mut Transaction<'_>) {
         E::Map(PUBLISHED),
         E::TranslateDestination,
     ];
+    let at_address6 = [
+        E::OnlyIpv6,
+        E::TransportProtocol(first),
+        E::DestinationAddress6(Register(1)),
+        E::DestinationPort(Register(5)),
+        E::Map(PUBLISHED_AT6),
+        E::TranslateDestination6,
+    ];
+    let at_any6 = [
+        E::OnlyIpv6,
+        E::DestinationIsLocal,
+        E::TransportProtocol(first),
+        E::DestinationPort(Register(1)),
+        E::Map(PUBLISHED6),
+        E::TranslateDestination6,
+    ];
+    // What comes from ::1 or from an address of the link alone cannot go on to another link: netd serves it.
+    let link_local = [E::OnlyIpv6, E::SourceAddress6(first), E::IsLinkLocal6, E::Verdict(Verdict::Return)];
+    let loopback = [E::OnlyIpv6, E::DestinationAddress6(first), E::Is(&LOOPBACK6), E::Verdict(Verdict::Return)];
     for chain in ["prerouting", "output"] {
         transaction.append_rule(chain, &at_address);
         transaction.append_rule(chain, &at_any);
+        transaction.append_rule(chain, &link_local);
+        transaction.append_rule(chain, &loopback);
+        transaction.append_rule(chain, &at_address6);
+        transaction.append_rule(chain, &at_any6);
     }
 }
 
@@ -259,6 +317,9 @@ fn masquerade(transaction: &mut Transaction<'_>) {
     let from_container = [E::OnlyIpv4, E::SourceAddress(first), E::InSet(MASQUERADE), E::OutputInterface(first)];
     transaction.append_rule("postrouting", &[&from_container[..], &[E::NotInSet(BRIDGES), E::Masquerade]].concat());
     transaction.append_rule("postrouting", &[&from_container[..], &[E::InSet(BRIDGES), E::Translated, E::Masquerade]].concat());
+    let from_container6 = [E::OnlyIpv6, E::SourceAddress6(first), E::InSet(MASQUERADE6), E::OutputInterface(first)];
+    transaction.append_rule("postrouting", &[&from_container6[..], &[E::NotInSet(BRIDGES), E::Masquerade]].concat());
+    transaction.append_rule("postrouting", &[&from_container6[..], &[E::InSet(BRIDGES), E::Translated, E::Masquerade]].concat());
     let from_loopback = [E::OnlyIpv4, E::SourceAddress(first), E::IsLoopback, E::OutputInterface(first), E::InSet(BRIDGES), E::Masquerade];
     transaction.append_rule("postrouting", &from_loopback);
 }
@@ -291,6 +352,11 @@ fn filter(transaction: &mut Transaction<'_>, restrict: bool) {
 
 /// A subnet as the kernel's interval sets have it: a first key, and an end that is the first key after it.
 fn interval(subnet: Subnet) -> Vec<Element> {
+    let end = subnet.last().to_bits().checked_add(1).map(|end| Element { interval_end: true, ..plain(end.to_be_bytes()) });
+    [plain(subnet.first().octets())].into_iter().chain(end).collect()
+}
+
+fn interval6(subnet: Subnet6) -> Vec<Element> {
     let end = subnet.last().to_bits().checked_add(1).map(|end| Element { interval_end: true, ..plain(end.to_be_bytes()) });
     [plain(subnet.first().octets())].into_iter().chain(end).collect()
 }

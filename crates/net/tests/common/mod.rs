@@ -136,7 +136,7 @@ pub fn container(net: &Net, name: &str) -> Container {
 
 impl Container {
     pub fn ip(&self) -> Ipv4Addr {
-        self.endpoint.address.address()
+        self.endpoint.ipv4().unwrap()
     }
 
     /// Serves connections inside: says who it is and whom it sees, then echoes until the client's end.
