@@ -7,7 +7,7 @@ use engine::request::{CreateNetwork, NetworkPool};
 use engine::{Engine, NetworkView};
 use hyper::StatusCode;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use types::container::{EndpointSettings, List, Map};
 use types::lenient;
@@ -83,7 +83,7 @@ pub async fn inspect(engine: Arc<Engine>, name: &str) -> Outcome {
             "EndpointID": user.endpoint_id,
             "MacAddress": user.mac_address,
             "IPv4Address": user.ipv4_address,
-            "IPv6Address": "",
+            "IPv6Address": user.ipv6_address,
         });
         (id.to_string(), shown)
     });
@@ -96,13 +96,8 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     let ipam = body.ipam.unwrap_or_default();
     let refused = [
         (body.ingress, "Ingress"),
-        (body.config_only, "ConfigOnly"),
-        (body.config_from.is_some_and(|from| !from.network.is_empty()), "ConfigFrom"),
-        (body.ipv6 == Some(true), "EnableIPv6"),
-        (body.ipv4 == Some(false), "a network without IPv4"),
         (!["", "local"].contains(&body.scope.as_str()), "Scope"),
         (!["", "default"].contains(&ipam.driver.as_str()), "IPAM.Driver"),
-        (!ipam.options.is_empty(), "IPAM.Options"),
     ];
     if let Some((_, field)) = refused.iter().find(|(asked, _)| *asked) {
         return Err(Failure::not_served(field));
@@ -116,6 +111,11 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     let wanted = CreateNetwork {
         name: body.name,
         driver: body.driver,
+        ipv4: body.ipv4.unwrap_or(true),
+        ipv6: body.ipv6.unwrap_or(false),
+        config_only: body.config_only,
+        config_from: body.config_from.unwrap_or_default().network,
+        ipam_options: ipam.options.into_map(),
         internal: body.internal,
         attachable: body.attachable,
         pools: ipam.config.into_vec().into_iter().map(pool).collect(),
@@ -130,9 +130,6 @@ pub async fn connect(engine: Arc<Engine>, name: &str, request: Request) -> Outco
     let body: ConnectBody = lenient::from_slice(&request.bytes().await?).map_err(bad_json)?;
     let name = name.to_owned();
     let asked = body.endpoint_config.unwrap_or_default();
-    if !asked.driver_opts.is_empty() {
-        return Err(Failure::not_served("EndpointConfig.DriverOpts"));
-    }
     to_the_end(async move { engine.connect_network(&name, &body.container, asked).await }).await?;
     Ok(http::empty(StatusCode::OK))
 }
@@ -159,34 +156,45 @@ pub async fn remove(engine: Arc<Engine>, name: &str) -> Outcome {
 fn encode(view: &NetworkView) -> Value {
     let network = &*view.network;
     let created = Timestamp::try_from(network.created).map(|time| time.to_string()).unwrap_or_default();
-    let config = network.subnet.as_ref().map(|subnet| {
-        let mut pool = json!({ "Subnet": subnet.to_string() });
-        if let Some(range) = network.ip_range {
-            pool["IPRange"] = json!(range.to_string());
-        }
-        if let Some(gateway) = network.gateway {
-            pool["Gateway"] = json!(gateway);
-        }
-        if !network.auxiliary.is_empty() {
-            pool["AuxiliaryAddresses"] = json!(network.auxiliary);
-        }
-        [pool]
-    });
+    let mut pools = Vec::new();
+    if let Some(subnet) = network.subnet {
+        pools.push(encode_pool(subnet, network.ip_range, network.gateway, &network.auxiliary));
+    }
+    if let Some((ipv6, subnet)) = network.ipv6.as_ref().and_then(|ipv6| Some((ipv6, ipv6.subnet?))) {
+        pools.push(encode_pool(subnet, ipv6.ip_range, ipv6.gateway, &ipv6.auxiliary));
+    }
+    let config = Some(pools).filter(|pools| !pools.is_empty());
+    let ipam_options = Some(&network.ipam_options).filter(|options| !options.is_empty());
     json!({
         "Name": network.name,
         "Id": network.id,
         "Created": created,
         "Scope": "local",
         "Driver": network.driver.as_str(),
-        "EnableIPv4": true,
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": config },
+        "EnableIPv4": network.ipv4,
+        "EnableIPv6": network.ipv6.is_some(),
+        "IPAM": { "Driver": "default", "Options": ipam_options, "Config": config },
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
+        "ConfigFrom": { "Network": network.config_from },
+        "ConfigOnly": network.config_only,
         "Options": network.options,
         "Labels": network.labels,
     })
+}
+
+fn encode_pool(subnet: impl ToString, range: Option<impl ToString>, gateway: Option<impl Serialize>, auxiliary: &impl Serialize) -> Value {
+    let mut pool = json!({ "Subnet": subnet.to_string() });
+    if let Some(range) = range {
+        pool["IPRange"] = json!(range.to_string());
+    }
+    if let Some(gateway) = gateway {
+        pool["Gateway"] = json!(gateway);
+    }
+    let auxiliary = json!(auxiliary);
+    if auxiliary.as_object().is_some_and(|map| !map.is_empty()) {
+        pool["AuxiliaryAddresses"] = auxiliary;
+    }
+    pool
 }

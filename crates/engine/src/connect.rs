@@ -8,7 +8,7 @@ use net::{Endpoint, Netns};
 use types::container::{EndpointSettings, Status};
 
 use crate::container::{Container, Record};
-use crate::endpoints::{self, Join};
+use crate::endpoints::{self, Join, Routes};
 use crate::sandbox::{self, Mode};
 use crate::{Engine, Error};
 
@@ -126,9 +126,9 @@ impl Engine {
     /// Blocks.
     fn add_endpoint(&self, record: &Record, join: &Join) -> Result<(EndpointSettings, Vec<Endpoint>), Error> {
         let netns = self.netns_of(record)?;
-        let taken = |name: &str| record.endpoints.iter().any(|endpoint| endpoint.ifname == name);
-        let ifname = (0..).map(|number: u32| format!("eth{number}")).find(|name| !taken(name)).unwrap_or_default();
-        let request = endpoints::request(record, join, ifname, record.endpoints.is_empty())?;
+        let ifname = endpoints::ifname(join, &record.endpoints)?;
+        // Where the default routes lead is arranged below, when all is known.
+        let request = endpoints::request(record, join, ifname, Routes::default())?;
         let endpoint = self.net.attach(&netns, &request).map_err(Error::Network)?;
         let settings = endpoints::settings(record, join, &endpoint);
         let mut all = record.endpoints.clone();
@@ -176,14 +176,20 @@ impl Engine {
                 Some((&**network, asked.map_or(0, |asked| asked.gw_priority)))
             })
             .collect();
-        let gateway = endpoints::gateway(known.into_iter());
-        let published = endpoints.iter().any(|endpoint| !endpoint.bindings.is_empty());
-        if let Some(endpoint) = endpoints.iter_mut().find(|endpoint| Some(&endpoint.network) == gateway.as_ref()) {
-            self.net.set_default_route(netns, endpoint).map_err(Error::Network)?;
-            let requests = sandbox::port_requests(&record.config, &record.host)?;
-            if !published && !endpoint.host_ifname.is_empty() && !requests.is_empty() {
-                self.net.publish(endpoint, &requests).map_err(Error::Network)?;
+        let gateways = endpoints::gateways(&known);
+        for (gateway, ipv6) in [(&gateways.v4, false), (&gateways.v6, true)] {
+            if let Some(endpoint) = endpoints.iter().find(|endpoint| Some(&endpoint.network) == gateway.as_ref()) {
+                self.net.set_default_route(netns, endpoint, ipv6).map_err(Error::Network)?;
             }
+        }
+        let published = endpoints.iter().any(|endpoint| !endpoint.bindings.is_empty());
+        let requests = sandbox::port_requests(&record.config, &record.host)?;
+        if let Some(endpoint) = endpoints.iter_mut().find(|endpoint| Some(&endpoint.network) == gateways.publishing())
+            && !published
+            && !endpoint.host_ifname.is_empty()
+            && !requests.is_empty()
+        {
+            self.net.publish(endpoint, &requests).map_err(Error::Network)?;
         }
         if endpoints.iter().any(|endpoint| !endpoint.names.is_empty()) {
             let path = self.layout.container(&record.id).join("resolv.conf");
@@ -249,12 +255,13 @@ fn add_to_hosts(path: &Path, endpoint: &Endpoint, names: &str) -> Result<(), Err
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
-        text + &format!("{}\t{names}\n", endpoint.address.address())
+        endpoint.addresses().for_each(|address| text.push_str(&format!("{address}\t{names}\n")));
+        text
     })
 }
 
 fn remove_from_hosts(path: &Path, endpoint: &Endpoint) -> Result<(), Error> {
-    let address = endpoint.address.address().to_string();
-    let is_own = |line: &str| line.split_whitespace().next() == Some(&address);
+    let addresses: Vec<_> = endpoint.addresses().map(|address| address.to_string()).collect();
+    let is_own = |line: &str| line.split_whitespace().next().is_some_and(|first| addresses.iter().any(|address| address == first));
     change_file(path, |text| text.lines().filter(|line| !is_own(line)).map(|line| format!("{line}\n")).collect())
 }

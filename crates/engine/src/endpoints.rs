@@ -1,15 +1,25 @@
 //! A container's places in networks: what is asked for, whether that can be, and what came of it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use net::{Driver, Endpoint, EndpointRequest, Network, Resolving};
+use net::{Endpoint, EndpointRequest, Network, Resolving};
 use types::Id;
 use types::container::{EndpointSettings, HostConfig, NetworkingConfig};
 
 use crate::container::Record;
 use crate::sandbox::{Mode, address, bad};
 use crate::{Engine, Error};
+
+/// What interfaces of a network's containers are called, with a number behind.
+const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+const IFACE_PREFIX_DEFAULT: &str = "eth";
+/// Driver options of an endpoint.
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+const ENDPOINT_IFNAME: &str = "com.docker.network.endpoint.ifname";
+/// Stands for the interface's name in the names of its settings.
+const IFNAME: &str = "IFNAME";
 
 /// A network that a container is to be on.
 pub(crate) struct Join {
@@ -97,46 +107,96 @@ impl Engine {
         if !asked.mac_address.is_empty() {
             asked.mac_address.parse::<net::Mac>().map_err(|error| refused(&error.to_string()))?;
         }
-        let Some(ipam) = &asked.ipam_config else { return Ok(()) };
-        if !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty() {
-            return Err(Error::NotServed { field: "an IPv6 or link-local address in IPAMConfig".to_owned() });
-        }
-        if ipam.ipv4_address.is_empty() {
-            return Ok(());
-        }
-        let wanted = fixed_address(asked)?;
-        match (network.subnet, wanted) {
-            _ if !custom => Err(refused("user specified IP address is supported on user defined networks only")),
-            _ if !network.configured => {
-                Err(refused("user specified IP address is supported only when connecting to networks with user configured subnets"))
+        driver_options(asked)?;
+        link_local(asked)?;
+        let fixed = fixed_addresses(asked)?;
+        let configured6 = network.ipv6.as_ref().is_some_and(|ipv6| ipv6.configured);
+        let given = [
+            fixed
+                .v4
+                .map(|address| (address.to_string(), network.configured, network.subnet.is_some_and(|subnet| subnet.contains(address)))),
+            fixed.v6.map(|address| (address.to_string(), configured6, network.subnet6().is_some_and(|subnet| subnet.contains(address)))),
+        ];
+        for (address, configured, contains) in given.into_iter().flatten() {
+            if !custom {
+                return Err(refused("user specified IP address is supported on user defined networks only"));
             }
-            (Some(subnet), Some(wanted)) if !subnet.contains(wanted) => {
-                Err(refused(&format!("no configured subnet contains IP address {wanted}")))
+            if !configured {
+                return Err(refused(
+                    "user specified IP address is supported only when connecting to networks with user configured subnets",
+                ));
             }
-            _ => Ok(()),
+            if !contains {
+                return Err(refused(&format!("no configured subnet contains IP address {address}")));
+            }
         }
+        Ok(())
     }
 }
 
-/// The network through which the default route leads: the highest priority, then by name. Internal ones have none to give.
-pub(crate) fn gateway<'a>(networks: impl Iterator<Item = (&'a Network, i64)>) -> Option<Id> {
-    let open = networks.filter(|(network, _)| !network.internal);
-    open.min_by_key(|(network, priority)| (-i128::from(*priority), network.name.clone())).map(|(network, _)| network.id.clone())
+/// The networks through which a container's default routes lead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Gateways {
+    pub(crate) v4: Option<Id>,
+    pub(crate) v6: Option<Id>,
+}
+
+impl Gateways {
+    /// The network on which the container's ports are published.
+    pub(crate) fn publishing(&self) -> Option<&Id> {
+        self.v4.as_ref().or(self.v6.as_ref())
+    }
+
+    /// Which of them lead through this network.
+    pub(crate) fn routes(&self, network: &Id) -> Routes {
+        Routes { v4: self.v4.as_ref() == Some(network), v6: self.v6.as_ref() == Some(network) }
+    }
+}
+
+/// Which default routes lead through a network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Routes {
+    v4: bool,
+    v6: bool,
+}
+
+/// Of each family the network with the highest priority, then by name. Internal ones have no gateway to give.
+pub(crate) fn gateways(networks: &[(&Network, i64)]) -> Gateways {
+    let of_family = |has: &dyn Fn(&Network) -> bool| {
+        let open = networks.iter().filter(|(network, _)| !network.internal && has(network));
+        open.min_by_key(|(network, priority)| (-i128::from(*priority), network.name.clone())).map(|(network, _)| network.id.clone())
+    };
+    Gateways { v4: of_family(&|network| network.subnet.is_some()), v6: of_family(&|network| network.subnet6().is_some()) }
 }
 
 /// What the network layer is asked for.
-pub(crate) fn request(record: &Record, join: &Join, ifname: String, default_route: bool) -> Result<EndpointRequest, Error> {
+pub(crate) fn request(record: &Record, join: &Join, ifname: String, routes: Routes) -> Result<EndpointRequest, Error> {
     let mac = Some(join.asked.mac_address.as_str()).filter(|mac| !mac.is_empty());
+    let fixed = fixed_addresses(&join.asked)?;
     Ok(EndpointRequest {
-        address: fixed_address(&join.asked)?,
+        address: fixed.v4,
+        address6: fixed.v6,
+        link_local: link_local(&join.asked)?,
         mac: mac
             .map(|mac| mac.parse().map_err(|_| bad("MacAddress", mac, "six bytes such as 02:ca:ac:1e:00:02 are expected")))
             .transpose()?,
         ifname: Some(ifname),
-        default_route,
+        default_route: routes.v4,
+        default_route6: routes.v6,
+        sysctls: driver_options(&join.asked)?.sysctls,
         names: names(record, join),
         ..EndpointRequest::new(record.id.clone(), record.name.clone(), join.network.id.to_string())
     })
+}
+
+/// What the interface is called: as asked for, or the first name with a number that is not taken.
+pub(crate) fn ifname(join: &Join, others: &[Endpoint]) -> Result<String, Error> {
+    let taken = |name: &str| others.iter().any(|endpoint| endpoint.ifname == name);
+    if let Some(name) = driver_options(&join.asked)?.ifname {
+        return if taken(&name) { Err(bad("DriverOpts", &name, "another interface has this name")) } else { Ok(name) };
+    }
+    let prefix = join.network.options.get(IFACE_PREFIX).map_or(IFACE_PREFIX_DEFAULT, String::as_str);
+    Ok((0..).map(|number: u32| format!("{prefix}{number}")).find(|name| !taken(name)).unwrap_or_default())
 }
 
 /// What `inspect` shows of it.
@@ -145,9 +205,12 @@ pub(crate) fn settings(record: &Record, join: &Join, endpoint: &Endpoint) -> End
     EndpointSettings {
         network_id: endpoint.network.to_string(),
         endpoint_id: endpoint.id.to_string(),
-        gateway: if join.network.internal { String::new() } else { endpoint.gateway.to_string() },
-        ip_address: endpoint.address.address().to_string(),
-        ip_prefix_len: endpoint.address.prefix(),
+        gateway: shown(endpoint.gateway.filter(|_| !join.network.internal)),
+        ip_address: shown(endpoint.ipv4()),
+        ip_prefix_len: endpoint.address.map_or(0, |address| address.prefix()),
+        ipv6_gateway: shown(endpoint.gateway6.filter(|_| !join.network.internal)),
+        global_ipv6_address: shown(endpoint.ipv6()),
+        global_ipv6_prefix_len: endpoint.address6.map_or(0, |address| address.prefix()),
         mac_address: endpoint.mac.to_string(),
         dns_names: if names.is_empty() { Default::default() } else { names.into() },
         ..join.asked.clone()
@@ -170,7 +233,7 @@ pub(crate) fn only_asked(settings: EndpointSettings) -> EndpointSettings {
 /// The container's name first: a renaming replaces that one.
 fn names(record: &Record, join: &Join) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    if !join.network.is_user_defined() || !matches!(join.network.driver, Driver::Bridge | Driver::Macvlan) {
+    if !join.network.is_user_defined() || !join.network.driver.is_attachable() {
         return names;
     }
     let hostname = Some(&record.config.hostname).filter(|name| !name.is_empty());
@@ -183,7 +246,104 @@ fn names(record: &Record, join: &Join) -> Vec<String> {
     names
 }
 
-fn fixed_address(asked: &EndpointSettings) -> Result<Option<std::net::Ipv4Addr>, Error> {
-    let text = asked.ipam_config.as_ref().map(|ipam| ipam.ipv4_address.as_str()).filter(|text| !text.is_empty());
-    text.map(|text| text.parse().map_err(|_| bad("IPv4Address", text, "an IPv4 address is expected"))).transpose()
+fn shown(address: Option<impl ToString>) -> String {
+    address.map(|address| address.to_string()).unwrap_or_default()
+}
+
+/// Addresses that a container is to have.
+struct Fixed {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+fn fixed_addresses(asked: &EndpointSettings) -> Result<Fixed, Error> {
+    let Some(ipam) = &asked.ipam_config else { return Ok(Fixed { v4: None, v6: None }) };
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let v4 = given(&ipam.ipv4_address).map(|text| text.parse().map_err(|_| bad("IPv4Address", &text, "an IPv4 address is expected")));
+    let v6 = given(&ipam.ipv6_address).map(|text| text.parse().map_err(|_| bad("IPv6Address", &text, "an IPv6 address is expected")));
+    Ok(Fixed { v4: v4.transpose()?, v6: v6.transpose()? })
+}
+
+fn link_local(asked: &EndpointSettings) -> Result<Vec<IpAddr>, Error> {
+    let given = asked.ipam_config.iter().flat_map(|ipam| ipam.link_local_ips.iter());
+    given
+        .map(|text| match text.parse() {
+            Ok(IpAddr::V4(address)) if address.is_link_local() => Ok(address.into()),
+            Ok(IpAddr::V6(address)) if address.is_unicast_link_local() => Ok(address.into()),
+            _ => Err(bad("LinkLocalIPs", text, "an address of 169.254.0.0/16 or fe80::/10 is expected")),
+        })
+        .collect()
+}
+
+/// What `driver-opt` says of an interface.
+#[derive(Debug, Default)]
+struct DriverOptions {
+    sysctls: Vec<(String, String)>,
+    ifname: Option<String>,
+}
+
+fn driver_options(asked: &EndpointSettings) -> Result<DriverOptions, Error> {
+    let mut options = DriverOptions::default();
+    for (name, value) in asked.driver_opts.iter() {
+        match name.as_str() {
+            SYSCTLS => {
+                for entry in value.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+                    let (key, value) = entry.split_once('=').ok_or_else(|| bad("DriverOpts", entry, "NAME=VALUE is expected"))?;
+                    let parts: Vec<_> = key.split('.').collect();
+                    // Docker's client turns what it is given into small letters.
+                    let named = parts.get(3).is_some_and(|part| part.eq_ignore_ascii_case(IFNAME));
+                    let shape = parts.len() >= 5 && parts[0] == "net" && named && !parts.iter().any(|part| part.is_empty());
+                    if !shape || key.contains('/') {
+                        return Err(bad(
+                            "DriverOpts",
+                            entry,
+                            "a setting of the interface such as net.ipv4.conf.IFNAME.log_martians is expected",
+                        ));
+                    }
+                    let name = [&parts[..3], &[IFNAME], &parts[4..]].concat().join(".");
+                    options.sysctls.push((name, value.to_owned()));
+                }
+            }
+            ENDPOINT_IFNAME => options.ifname = Some(value.clone()),
+            other => return Err(Error::NotServed { field: format!("the driver option {other} of an endpoint") }),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_options(options: &[(&str, &str)]) -> EndpointSettings {
+        let map = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
+        EndpointSettings { driver_opts: map.into(), ..EndpointSettings::default() }
+    }
+
+    #[test]
+    fn settings_of_interfaces_are_read_and_others_refused() {
+        let read = driver_options(&with_options(&[(SYSCTLS, "net.ipv4.conf.ifname.log_martians=1, net.ipv6.neigh.IFNAME.app_solicit=2")]));
+        let sysctls = read.expect("good").sysctls;
+        assert_eq!(sysctls[0].0, "net.ipv4.conf.IFNAME.log_martians");
+        assert_eq!(sysctls[1], ("net.ipv6.neigh.IFNAME.app_solicit".to_owned(), "2".to_owned()));
+        for odd in
+            ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.forwarding=1", "kernel.x.y.IFNAME.z=1", "net.ipv4.conf.IFNAME./../x=1", "net"]
+        {
+            assert!(driver_options(&with_options(&[(SYSCTLS, odd)])).is_err(), "{odd}");
+        }
+        assert!(matches!(driver_options(&with_options(&[("x", "y")])), Err(Error::NotServed { .. })));
+    }
+
+    #[test]
+    fn link_local_addresses_are_of_the_link() {
+        let asked = |address: &str| EndpointSettings {
+            ipam_config: Some(types::container::EndpointIpam { link_local_ips: vec![address.to_owned()].into(), ..Default::default() }),
+            ..EndpointSettings::default()
+        };
+        assert_eq!(link_local(&asked("169.254.8.9")).expect("good").len(), 1);
+        assert_eq!(link_local(&asked("fe80::9")).expect("good").len(), 1);
+        for odd in ["10.0.0.1", "fd00::1", "x", ""] {
+            assert!(link_local(&asked(odd)).is_err(), "{odd}");
+        }
+    }
 }

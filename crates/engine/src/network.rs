@@ -1,9 +1,10 @@
 //! Networks: made, listed, inspected and removed.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use net::{Driver, NewNetwork};
+use net::{Driver, Ipv6, NewNetwork};
 use store::Records;
 use types::{Classify, ErrorKind, Id};
 
@@ -37,6 +38,8 @@ pub struct NetworkUser {
     pub mac_address: String,
     /// The address with the prefix length; empty where there is none.
     pub ipv4_address: String,
+    /// The same of IPv6.
+    pub ipv6_address: String,
 }
 
 impl Engine {
@@ -93,7 +96,7 @@ impl Engine {
             // A crash after this leaves a bridge that nobody knows, which the next start removes.
             let forgotten = || engine.store.db().delete(NETWORKS, removed.id.as_str());
             match engine.net.remove_network(removed.id.as_str()) {
-                Err(error @ net::Error::NetworkInUse { .. }) => return Err(Error::Network(error)),
+                Err(error @ (net::Error::NetworkInUse { .. } | net::Error::ConfigNetwork { .. })) => return Err(Error::Network(error)),
                 Err(error) => tracing::warn!(network = removed.name, error = types::error::chain(&error), "something of the network stays"),
                 Ok(_) => (),
             }
@@ -164,15 +167,13 @@ impl Engine {
         let records = self.containers.all().into_iter().map(|container| container.record());
         let containers = records.filter(|record| record.is_alive()).filter_map(|record| {
             let settings = record.networks.get(&network.name)?;
-            let ipv4_address = match settings.ip_address.as_str() {
-                "" => String::new(),
-                address => format!("{address}/{}", settings.ip_prefix_len),
-            };
+            let with_prefix = |address: &str, prefix: u8| if address.is_empty() { String::new() } else { format!("{address}/{prefix}") };
             let user = NetworkUser {
                 name: record.name.clone(),
                 endpoint_id: settings.endpoint_id.clone(),
                 mac_address: settings.mac_address.clone(),
-                ipv4_address,
+                ipv4_address: with_prefix(&settings.ip_address, settings.ip_prefix_len),
+                ipv6_address: with_prefix(&settings.global_ipv6_address, settings.global_ipv6_prefix_len),
             };
             Some((record.id.clone(), user))
         });
@@ -185,40 +186,66 @@ fn new_network(request: CreateNetwork) -> Result<NewNetwork, Error> {
     let driver = match request.driver.as_str() {
         "" | "bridge" | "default" => Driver::Bridge,
         "macvlan" => Driver::Macvlan,
+        "ipvlan" => Driver::Ipvlan,
         "host" | "null" | "none" => return Err(Error::NotServed { field: format!("a second network with the driver {}", request.driver) }),
         _ => return Err(Error::NoSuchNetworkDriver { driver: request.driver }),
     };
-    let mut pools = request.pools.into_iter();
-    let NetworkPool { subnet, ip_range, gateway, auxiliary } = pools.next().unwrap_or_default();
-    if pools.next().is_some() {
-        return Err(Error::NotServed { field: "more than one subnet of a network".to_owned() });
-    }
-    let subnet_of = |field, text: &str| match text {
-        "" => Ok(None),
-        text if text.contains(':') => Err(Error::NotServed { field: format!("the IPv6 range {text}") }),
-        text => text.parse::<net::Subnet>().map(Some).map_err(|_| wrong(field, text, "an address range such as 172.28.0.0/16 is expected")),
-    };
-    let address_of = |field, text: &str| match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| wrong(field, text, "an IPv4 address is expected")),
-    };
-    let auxiliary = auxiliary.into_iter().map(|(name, text)| {
-        let address =
-            address_of("AuxiliaryAddresses", &text)?.ok_or_else(|| wrong("AuxiliaryAddresses", &name, "the address is missing"))?;
-        Ok((name, address))
-    });
-    Ok(NewNetwork {
-        name: request.name,
+    let mut new = NewNetwork {
         driver,
-        subnet: subnet_of("Subnet", &subnet)?,
-        gateway: address_of("Gateway", &gateway)?,
-        ip_range: subnet_of("IPRange", &ip_range)?,
-        auxiliary: auxiliary.collect::<Result<_, Error>>()?,
+        ipv4: request.ipv4,
+        ipv6: request.ipv6.then(Ipv6::default),
         internal: request.internal,
         attachable: request.attachable,
+        config_only: request.config_only,
+        config_from: request.config_from,
+        ipam_options: request.ipam_options,
         options: request.options,
         labels: request.labels,
+        ..NewNetwork::bridge(request.name)
+    };
+    for pool in request.pools {
+        let of_ipv6 = [&pool.subnet, &pool.gateway, &pool.ip_range].into_iter().any(|text| text.contains(':'));
+        match &mut new.ipv6 {
+            Some(ipv6) if of_ipv6 && ipv6.subnet.is_some() => return Err(second_subnet("IPv6")),
+            Some(ipv6) if of_ipv6 => *ipv6 = pool6(&pool)?,
+            // As Docker does, which clients count on: without IPv6 its subnet is not looked at.
+            None if of_ipv6 => {}
+            _ if new.subnet.is_some() => return Err(second_subnet("IPv4")),
+            _ => {
+                new.subnet = parsed("Subnet", &pool.subnet, "an address range such as 172.28.0.0/16 is expected")?;
+                new.gateway = parsed("Gateway", &pool.gateway, "an IPv4 address is expected")?;
+                new.ip_range = parsed("IPRange", &pool.ip_range, "an address range such as 172.28.0.0/16 is expected")?;
+                new.auxiliary = auxiliary(&pool, "an IPv4 address is expected")?;
+            }
+        }
+    }
+    Ok(new)
+}
+
+fn pool6(pool: &NetworkPool) -> Result<Ipv6, Error> {
+    Ok(Ipv6 {
+        subnet: parsed("Subnet", &pool.subnet, "an address range such as fd00:1:2:3::/64 is expected")?,
+        gateway: parsed("Gateway", &pool.gateway, "an IPv6 address is expected")?,
+        ip_range: parsed("IPRange", &pool.ip_range, "an address range such as fd00:1:2:3::/64 is expected")?,
+        auxiliary: auxiliary(pool, "an IPv6 address is expected")?,
+        configured: true,
     })
+}
+
+fn auxiliary<A: FromStr>(pool: &NetworkPool, reason: &str) -> Result<BTreeMap<String, A>, Error> {
+    let read = |(name, text): (&String, &String)| {
+        let address = parsed("AuxiliaryAddresses", text, reason)?;
+        Ok((name.clone(), address.ok_or_else(|| wrong("AuxiliaryAddresses", name, "the address is missing"))?))
+    };
+    pool.auxiliary.iter().map(read).collect()
+}
+
+fn parsed<A: FromStr>(field: &'static str, text: &str, reason: &str) -> Result<Option<A>, Error> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| wrong(field, text, reason)) }
+}
+
+fn second_subnet(family: &str) -> Error {
+    Error::NotServed { field: format!("a second {family} subnet of a network") }
 }
 
 fn wrong(field: &'static str, value: &str, reason: &str) -> Error {

@@ -399,8 +399,18 @@ pub struct Commit {
 pub struct CreateNetwork {
     /// Its name.
     pub name: String,
-    /// `bridge` (or empty) or `macvlan`.
+    /// `bridge` (or empty), `macvlan` or `ipvlan`.
     pub driver: String,
+    /// Whether it gives IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether it gives IPv6 addresses.
+    pub ipv6: bool,
+    /// A template for others.
+    pub config_only: bool,
+    /// The template that it is made from; empty: none.
+    pub config_from: String,
+    /// Options of the address management: remembered only.
+    pub ipam_options: BTreeMap<String, String>,
     /// Without a way out.
     pub internal: bool,
     /// Remembered only.

@@ -125,14 +125,16 @@ impl Engine {
     fn join_networks(&self, record: &Record, netns: &Netns, prepared: &mut Prepared) -> Result<(), Error> {
         let failed = |operation| move |source| Error::Net { operation, source };
         let joins = self.joins(record)?;
-        let gateway = endpoints::gateway(joins.iter().map(|join| (&*join.network, join.asked.gw_priority)));
+        let networks: Vec<_> = joins.iter().map(|join| (&*join.network, join.asked.gw_priority)).collect();
+        let gateways = endpoints::gateways(&networks);
         let mut gateway_endpoint = None;
-        for (at, join) in joins.iter().enumerate() {
-            let gives_route = gateway.as_ref() == Some(&join.network.id);
-            let request = endpoints::request(record, join, format!("eth{at}"), gives_route)?;
+        for join in &joins {
+            let gives_ports = gateways.publishing() == Some(&join.network.id);
+            let ifname = endpoints::ifname(join, &prepared.endpoints)?;
+            let request = endpoints::request(record, join, ifname, gateways.routes(&join.network.id))?;
             let endpoint = self.net.attach(netns, &request).map_err(failed("connect the container to its network"))?;
             prepared.networks.insert(join.network.name.clone(), endpoints::settings(record, join, &endpoint));
-            if gives_route && join.network.driver == net::Driver::Bridge {
+            if gives_ports && join.network.driver == net::Driver::Bridge {
                 gateway_endpoint = Some(prepared.endpoints.len());
             }
             prepared.endpoints.push(endpoint);
@@ -185,13 +187,18 @@ impl Engine {
     }
 
     fn hosts(&self, record: &Record, mode: &Mode, endpoints: &[Endpoint]) -> Result<String, Error> {
-        // The gateway of a bridge is the host itself.
-        let on_bridge = endpoints.iter().find(|endpoint| !endpoint.host_ifname.is_empty());
         let host_address = match mode {
-            Mode::Host => Ipv4Addr::LOCALHOST,
-            _ => on_bridge.map_or_else(|| self.net.host_address(), |endpoint| endpoint.gateway),
+            Mode::Host => Ipv4Addr::LOCALHOST.into(),
+            _ => endpoints.iter().find_map(|endpoint| self.net.host_address_for(endpoint)).unwrap_or_else(|| self.net.host_address()),
         };
         let mut extra = extra_hosts(&record.host, host_address)?;
+        if *mode == Mode::Host || !endpoints.is_empty() {
+            for name in HOST_NAMES {
+                if !extra.iter().any(|(given, _)| given == name) {
+                    extra.push((name.to_owned(), host_address));
+                }
+            }
+        }
         // The host's own table is what its namespace resolves by; the container's additions come after it.
         if *mode == Mode::Host {
             let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -203,14 +210,7 @@ impl Engine {
             }
             return Ok(text);
         }
-        if !endpoints.is_empty() {
-            for name in HOST_NAMES {
-                if !extra.iter().any(|(given, _)| given == name) {
-                    extra.push((name.to_owned(), host_address.into()));
-                }
-            }
-        }
-        let own: Vec<IpAddr> = endpoints.iter().map(|endpoint| endpoint.address.address().into()).collect();
+        let own: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
         Ok(net::files::hosts_file(&own_names(record), &own, &extra))
     }
 
@@ -234,7 +234,7 @@ impl Engine {
 pub(crate) fn validate(config: &Config, host: &HostConfig) -> Result<Vec<String>, Error> {
     let mut warnings = Vec::new();
     let ports = port_requests(config, host)?;
-    extra_hosts(host, Ipv4Addr::LOCALHOST)?;
+    extra_hosts(host, Ipv4Addr::LOCALHOST.into())?;
     for text in &host.dns {
         address("Dns", text)?;
     }
@@ -317,7 +317,7 @@ fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
 }
 
 /// `name:address` or `name=address`; the address may be the word for the host's own.
-fn extra_hosts(host: &HostConfig, gateway: Ipv4Addr) -> Result<Vec<(String, IpAddr)>, Error> {
+fn extra_hosts(host: &HostConfig, gateway: IpAddr) -> Result<Vec<(String, IpAddr)>, Error> {
     host.extra_hosts
         .iter()
         .map(|entry| {
@@ -326,7 +326,7 @@ fn extra_hosts(host: &HostConfig, gateway: Ipv4Addr) -> Result<Vec<(String, IpAd
                 return Err(bad("ExtraHosts", entry, "the name is empty or has spaces"));
             }
             let text = text.trim_start_matches('[').trim_end_matches(']');
-            let address = if text == HOST_GATEWAY { gateway.into() } else { address("ExtraHosts", text)? };
+            let address = if text == HOST_GATEWAY { gateway } else { address("ExtraHosts", text)? };
             Ok((name.to_owned(), address))
         })
         .collect()
@@ -391,9 +391,9 @@ mod tests {
     #[test]
     fn extra_hosts_know_the_gateway() {
         let host = HostConfig { extra_hosts: vec!["a:host-gateway".to_owned(), "b:[::1]".to_owned()].into(), ..HostConfig::default() };
-        let hosts = extra_hosts(&host, Ipv4Addr::new(10, 0, 0, 1)).expect("good");
+        let hosts = extra_hosts(&host, Ipv4Addr::new(10, 0, 0, 1).into()).expect("good");
         assert_eq!(hosts, [("a".to_owned(), Ipv4Addr::new(10, 0, 0, 1).into()), ("b".to_owned(), "::1".parse().expect("an address"))]);
         let bad = HostConfig { extra_hosts: vec!["nothing".to_owned()].into(), ..HostConfig::default() };
-        assert!(extra_hosts(&bad, Ipv4Addr::LOCALHOST).is_err());
+        assert!(extra_hosts(&bad, Ipv4Addr::LOCALHOST.into()).is_err());
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use types::{Classify, ErrorKind, Id};
 
-use crate::endpoint::Protocol;
 use crate::Mac;
+use crate::endpoint::Protocol;
 
 /// A failed operation and its subject.
 #[derive(Debug, thiserror::Error)]

@@ -148,7 +148,9 @@ pub fn ranges6(socket: &mut Socket) -> Result<Vec<Range6>> {
     list.map_err(listing("IPv6 addresses"))?;
     let list = socket.query(GETROUTE, netlink::DUMP, &rtmsg(AF_INET6, 0, 0), |_| (), |message| all.extend(read_route6(&message)));
     list.map_err(listing("IPv6 routes"))?;
-    all.retain(|range| range.subnet.prefix() > 0 && !range.subnet.address().is_unicast_link_local() && !range.subnet.address().is_multicast());
+    all.retain(|range| {
+        range.subnet.prefix() > 0 && !range.subnet.address().is_unicast_link_local() && !range.subnet.address().is_multicast()
+    });
     Ok(all)
 }
 
@@ -586,11 +588,7 @@ fn read_address6(message: &netlink::Message<'_>) -> Option<Range6> {
     let header = message.payload.get(..IFADDR_LEN)?;
     let attributes = message.attributes(IFADDR_LEN);
     let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(ipv6)?;
-    (header[0] == AF_INET6).then_some(Range6 {
-        index: read_u32(&header[4..])?,
-        subnet: Subnet6::new(address, header[1]),
-        is_route: false,
-    })
+    (header[0] == AF_INET6).then_some(Range6 { index: read_u32(&header[4..])?, subnet: Subnet6::new(address, header[1]), is_route: false })
 }
 
 fn read_route6(message: &netlink::Message<'_>) -> Option<Range6> {

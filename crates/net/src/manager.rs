@@ -15,8 +15,8 @@ use crate::netd::handle::Handle;
 use crate::netlink::Socket;
 use crate::networks::Live;
 use crate::nft::foreign;
-use crate::options::option;
 use crate::nft::table::{self, Content, Published};
+use crate::options::option;
 use crate::{
     Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
     Result, conntrack, network, watch,
@@ -245,10 +245,19 @@ impl Net {
     }
 
     /// The address under which containers reach the host: `host.docker.internal`.
-    pub fn host_address(&self) -> Ipv4Addr {
+    pub fn host_address(&self) -> IpAddr {
         let state = self.inner.state();
         let default = state.networks.values().find(|live| live.network.name == "bridge").and_then(|live| live.bridge);
-        default.and_then(|bridge| bridge.address).map_or(Ipv4Addr::UNSPECIFIED, |address| address.address())
+        default.and_then(|bridge| bridge.address).map_or(Ipv4Addr::UNSPECIFIED, |address| address.address()).into()
+    }
+
+    /// The same as seen from an endpoint, where it leads to the host: a bridge's gateway is the host itself.
+    pub fn host_address_for(&self, endpoint: &Endpoint) -> Option<IpAddr> {
+        if !endpoint.host_ifname.is_empty() {
+            return endpoint.gateway.map(IpAddr::V4).or(endpoint.gateway6.map(IpAddr::V6));
+        }
+        let state = self.inner.state();
+        state.networks.get(&endpoint.network)?.host_access.as_ref()?.from.map(IpAddr::V4)
     }
 
     /// Puts an interface with addresses and default routes into the namespace.
@@ -626,12 +635,10 @@ impl State {
 
     /// The second half.
     fn forget(&mut self, id: &Id) {
-        if let Some(endpoint) = self.leaving.remove(id).or_else(|| self.endpoints.remove(id)) {
-            if let Some(live) = self.networks.get_mut(&endpoint.network) {
-                for addresses in live.pools() {
-                    endpoint.addresses().for_each(|address| addresses.release(address, id));
-                }
-            }
+        let Some(endpoint) = self.leaving.remove(id).or_else(|| self.endpoints.remove(id)) else { return };
+        let Some(live) = self.networks.get_mut(&endpoint.network) else { return };
+        for addresses in live.pools() {
+            endpoint.addresses().for_each(|address| addresses.release(address, id));
         }
     }
 }

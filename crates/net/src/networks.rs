@@ -76,7 +76,7 @@ impl Net {
         let inner = &self.inner;
         // One at a time, so that no two take the same name, subnet or bridge.
         let mut filter = inner.filter();
-        let new = inner.from_template(new)?;
+        let new = inner.with_template(new)?;
         new.check()?;
         let taken = inner.taken(&new)?;
         let live = self.raise(new, &taken)?;
@@ -201,7 +201,7 @@ impl Net {
 
 impl Inner {
     /// Takes addresses and options from the configuration network that is named.
-    fn from_template(&self, new: NewNetwork) -> Result<NewNetwork> {
+    fn with_template(&self, new: NewNetwork) -> Result<NewNetwork> {
         if new.config_from.is_empty() {
             return Ok(new);
         }

@@ -49,7 +49,8 @@ impl Inner {
     /// Takes away what is ours of it, as far as nobody else uses it.
     pub fn lower_parent(&self, network: &Network) -> Result<()> {
         let parent = network.option(option::PARENT);
-        let shared = self.state().networks.values().any(|live| live.network.id != network.id && live.network.option(option::PARENT) == parent);
+        let shared =
+            self.state().networks.values().any(|live| live.network.id != network.id && live.network.option(option::PARENT) == parent);
         if shared { self.lower_host_access(network) } else { self.lower_parent_for_good(network) }
     }
 
@@ -78,8 +79,7 @@ impl Inner {
             Driver::Ipvlan => ipvlan(network),
             _ => Kind::Macvlan { mode: link::macvlan_mode(network.option(option::MACVLAN_MODE)).unwrap_or_default(), mac: endpoint.mac },
         };
-        let wanted =
-            OnParent { parent: parent.index, kind, mtu: network.mtu(), netns: Some(netns.as_fd()), name: &endpoint.ifname };
+        let wanted = OnParent { parent: parent.index, kind, mtu: network.mtu(), netns: Some(netns.as_fd()), name: &endpoint.ifname };
         link::create_on_parent(&mut self.route(), &wanted)
     }
 
@@ -111,7 +111,10 @@ impl Inner {
     fn try_ipvlan(&self, network: &Network, parent: u32) -> Result<()> {
         let name = host_access_name(&network.id);
         let wanted = OnParent { parent, kind: ipvlan(network), mtu: None, netns: None, name: &name };
-        link::create_on_parent(&mut self.route(), &wanted)?;
+        link::create_on_parent(&mut self.route(), &wanted).map_err(|error| match error {
+            Error::NoSuchKind { kind, .. } => Error::NoSuchKind { kind, subject: format!("network {}", network.name) },
+            other => other,
+        })?;
         link::delete(&mut self.route(), &[name])
     }
 
@@ -119,9 +122,9 @@ impl Inner {
         let network = live.network.clone();
         let name = host_access_name(&network.id);
         let given: Option<Ipv4Addr> = network.option(option::HOST_ACCESS).parse().ok();
-        let own = link::addresses(&mut self.route())?.into_iter().find(|address| {
-            address.index == parent && network.subnet.is_some_and(|subnet| subnet.contains(address.subnet.address()))
-        });
+        let own = link::addresses(&mut self.route())?
+            .into_iter()
+            .find(|address| address.index == parent && network.subnet.is_some_and(|subnet| subnet.contains(address.subnet.address())));
         let own = own.map(|address| address.subnet.address()).filter(|_| given.is_none());
         // Without an address of the host's own on that wire, one of the network's is taken.
         let leased = if own.is_some() { None } else { Some(self.lease_for_host(live, given)?) };

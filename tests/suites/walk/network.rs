@@ -83,6 +83,65 @@ both! {
         walk.out(&["network", "rm", &front, &back])?;
     }
 
+    /// With `--ipv6` both families work: fixed and link-local addresses, names, published ports, what inspect shows; and IPv6 alone.
+    fn ipv6(walk) {
+        let (both, alone) = (walk.name(), walk.name());
+        // Engines that run at the same time share the host, and so its subnets.
+        let range = format!("fd7a:{:x}", std::process::id() % 0xffff);
+        let (subnet, fixed, gateway) = (format!("{range}::/64"), format!("{range}::55"), format!("{range}::9"));
+        walk.out(&["network", "create", "--ipv6", "--subnet", &subnet, "--gateway", &gateway, &both])?;
+        walk.out(&["network", "create", "--ipv4=false", "--ipv6", &alone])?;
+        let port = free_port()?;
+        let publish = format!("{port}:80");
+        let flags = ["--network", &both, "--ip6", &fixed, "--link-local-ip", "169.254.7.7", "-p", &publish];
+        let server = walk.detached(&flags, &WEB)?;
+        let shown = format!("{{{{(index .NetworkSettings.Networks \"{both}\").GlobalIPv6Address}}}}");
+        ensure!(walk.inspect(&server, &shown)? == fixed);
+        has(&walk.inside(&server, "ip addr")?, "169.254.7.7/16")?;
+        for address in [gateway.parse()?, std::net::IpAddr::from(Ipv6Addr::LOCALHOST), [127, 0, 0, 1].into()] {
+            page_at_address(SocketAddr::new(address, port))?;
+        }
+        let ask = format!("nslookup -type=aaaa {server} && wget -qO- http://[{fixed}]/");
+        let told = walk.once(&["--network", &both], &["sh", "-c", &ask])?;
+        has(&told, &fixed)?;
+        has(&told, "page")?;
+        has(&walk.out(&["network", "inspect", &both])?, &format!("\"IPv6Address\": \"{fixed}/64\""))?;
+        let lone = walk.once(&["--network", &alone], &["sh", "-c", "ip -4 -o addr show eth0; ip -6 route"])?;
+        ensure!(lone.contains("default via fd") && !lone.contains("inet "), "{lone}");
+        has(&walk.try_once(&["--network", &both, "--ip6", &fixed], &["true"])?.stderr, "in use by container")?;
+        walk.remove(&[&server])?;
+        walk.out(&["network", "rm", &both, &alone])?;
+    }
+
+    /// Templates of networks, settings of one interface, and what is refused with a reason.
+    fn network_options(walk) {
+        let (template, made, other) = (walk.name(), walk.name(), walk.name());
+        let subnet = format!("172.26.{}.0/24", std::process::id() % 250);
+        walk.out(&["network", "create", "--config-only", "--subnet", &subnet, "-o", "com.docker.network.driver.mtu=1410", &template])?;
+        walk.out(&["network", "create", "--config-from", &template, &made])?;
+        let shown = walk.out(&["network", "inspect", &made])?;
+        has(&shown, &subnet)?;
+        has(&shown, &format!("\"Network\": \"{template}\""))?;
+        has(&walk.run(&["network", "rm", &template])?.stderr, &format!("is in use by network {made}"))?;
+        ensure!(walk.try_once(&["--network", &template], &["true"])?.code != 0, "a template took a container");
+        let option = format!("name={made},driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1");
+        let told = walk.once(&["--network", &option], &["sh", "-c", "cat /proc/sys/net/ipv4/conf/eth0/log_martians; ip link show eth0"])?;
+        ensure!(told.starts_with('1') && told.contains("mtu 1410"), "{told}");
+        for (words, said) in [
+            (vec!["--subnet", "10.1.2.3/99"], "invalid"),
+            (vec!["--gateway", "10.1.0.1"], "subnet"),
+            (vec!["--ipv4=false"], "must be enabled"),
+            (vec!["-o", "color=red"], "color"),
+            (vec!["-d", "macvlan", "--subnet", "10.98.1.0/24", "-o", "parent=nope0"], "nope0"),
+            (vec!["--config-from", "no-such"], "not found"),
+        ] {
+            let refused = walk.run(&[&["network", "create"], &words[..], &[&other]].concat())?;
+            ensure!(refused.code != 0 && refused.stderr.contains(said), "{words:?}: {}", refused.stderr);
+        }
+        walk.out(&["network", "rm", &made])?;
+        walk.out(&["network", "rm", &template])?;
+    }
+
     /// A port taken by another program is refused by name.
     fn foreign_port(walk) {
         let taken = std::net::TcpListener::bind(("0.0.0.0", 0))?;

@@ -47,8 +47,13 @@ pub fn parse(m: &Matches) -> Result<Networks> {
 }
 
 fn plain_flags(m: &Matches, endpoint: &mut Value) {
-    if let Some(address) = m.text("ip") {
-        endpoint["IPAMConfig"] = json!({ "IPv4Address": address });
+    for (key, flag) in [("IPv4Address", "ip"), ("IPv6Address", "ip6")] {
+        if let Some(address) = m.text(flag) {
+            endpoint["IPAMConfig"][key] = address.into();
+        }
+    }
+    for address in m.list("link-local-ip") {
+        push(&mut endpoint["IPAMConfig"], "LinkLocalIPs", address);
     }
     if let Some(mac) = m.text("mac-address") {
         endpoint["MacAddress"] = mac.into();
@@ -72,13 +77,23 @@ fn one(spec: &str) -> Result<(String, Value)> {
         match key.trim().to_ascii_lowercase().as_str() {
             "name" => name = Some(value.to_owned()),
             "alias" => push(&mut endpoint, "Aliases", value),
-            "ip" => endpoint["IPAMConfig"] = json!({ "IPv4Address": value }),
+            "ip" => endpoint["IPAMConfig"]["IPv4Address"] = value.into(),
+            "ip6" => endpoint["IPAMConfig"]["IPv6Address"] = value.into(),
+            "link-local-ip" => push(&mut endpoint["IPAMConfig"], "LinkLocalIPs", value),
+            "driver-opt" => {
+                let (option, value) = value.split_once('=').ok_or_else(|| invalid(format!("driver-opt {value:?} is no NAME=VALUE")))?;
+                endpoint["DriverOpts"][option.trim()] = value.into();
+            }
             "mac-address" => endpoint["MacAddress"] = value.into(),
             "gw-priority" => {
                 let priority: i64 = value.parse().map_err(|_| invalid(format!("gw-priority {value:?} is not a whole number")))?;
                 endpoint["GwPriority"] = priority.into();
             }
-            other => return Err(invalid(format!("unexpected key {other:?}: name, alias, ip, mac-address or gw-priority is expected"))),
+            other => {
+                return Err(invalid(format!(
+                    "unexpected key {other:?}: name, alias, ip, ip6, link-local-ip, mac-address, gw-priority or driver-opt is expected"
+                )));
+            }
         }
     }
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| invalid("name=… is missing".to_owned()))?;

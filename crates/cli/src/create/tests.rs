@@ -245,6 +245,21 @@ fn networks_have_a_short_and_a_long_form() {
     let long = body(&["--network", "name=front,alias=a,alias=b,gw-priority=-1", "--network", "back", "i"]).expect("parses");
     assert_eq!(long["HostConfig"]["NetworkMode"], "front");
     assert_eq!(long["NetworkingConfig"]["EndpointsConfig"], json!({"front": {"Aliases": ["a", "b"], "GwPriority": -1}, "back": {}}));
+    let six = body(&["--network", "front", "--ip6", "fd00::5", "--link-local-ip", "fe80::7", "i"]).expect("parses");
+    assert_eq!(
+        six["NetworkingConfig"]["EndpointsConfig"]["front"],
+        json!({"IPAMConfig": {"IPv6Address": "fd00::5", "LinkLocalIPs": ["fe80::7"]}})
+    );
+    let option = "name=front,ip=10.0.0.5,ip6=fd00::5,\"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.a=1,net.ipv4.conf.IFNAME.b=2\"";
+    let options = body(&["--network", option, "i"]).expect("parses");
+    assert_eq!(
+        options["NetworkingConfig"]["EndpointsConfig"]["front"],
+        json!({
+            "IPAMConfig": {"IPv4Address": "10.0.0.5", "IPv6Address": "fd00::5"},
+            "DriverOpts": {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.a=1,net.ipv4.conf.IFNAME.b=2"},
+        })
+    );
+    assert!(refused(&["--network", "name=x,driver-opt=y", "i"]).contains("NAME=VALUE"));
     let none = body(&["--network", "none", "i"]).expect("parses");
     assert_eq!((&none["HostConfig"]["NetworkMode"], &none["NetworkingConfig"]), (&json!("none"), &json!(null)));
     assert!(refused(&["--network", "host", "--network", "front", "i"]).contains("no other network"));

@@ -412,6 +412,9 @@ fn clear(settings: &mut types::container::EndpointSettings) {
     settings.gateway.clear();
     settings.ip_address.clear();
     settings.ip_prefix_len = 0;
+    settings.ipv6_gateway.clear();
+    settings.global_ipv6_address.clear();
+    settings.global_ipv6_prefix_len = 0;
     settings.mac_address.clear();
 }
 

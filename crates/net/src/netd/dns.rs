@@ -252,7 +252,9 @@ pub mod tests {
         assert_eq!(pointed_at(&nibbles), "fd00::2".parse().ok());
         assert_eq!(pointed_at(&nibbles[2..]), None);
         assert_eq!(pointed_at(&format!("2.{nibbles}")), None);
-        for bad in ["", "in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.2.3.4.in-addr.arpa", "1.2.3.4.ip6.arpa", "ip6.arpa"] {
+        for bad in
+            ["", "in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.2.3.4.in-addr.arpa", "1.2.3.4.ip6.arpa", "ip6.arpa"]
+        {
             assert_eq!(pointed_at(bad), None, "{bad}");
         }
     }

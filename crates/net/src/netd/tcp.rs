@@ -49,8 +49,7 @@ struct Direction {
 impl Flow {
     /// Takes an accepted connection and starts one to the target.
     pub fn open(client: OwnedFd, target: SocketAddr) -> Result<Self, Errno> {
-        let upstream =
-            rustix::net::socket_with(family(target), SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        let upstream = rustix::net::socket_with(family(target), SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
         for socket in [&client, &upstream] {
             sockopt::set_tcp_nodelay(socket, true)?;
             sockopt::set_socket_keepalive(socket, true)?;

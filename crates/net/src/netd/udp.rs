@@ -117,8 +117,12 @@ impl Sessions {
         {
             self.clients.remove(&session.client);
         }
-        let upstream =
-            rustix::net::socket_with(super::tcp::family(port.target), SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        let upstream = rustix::net::socket_with(
+            super::tcp::family(port.target),
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
         rustix::net::connect(&upstream, &port.target)?;
         let token = watch(&upstream)?;
         self.clients.insert(client, token);

@@ -72,13 +72,8 @@ struct Zone {
 
 impl Zone {
     fn new(file: ZoneFile) -> Self {
-        let mut zone = Self {
-            subnet: file.subnet,
-            subnet6: file.subnet6,
-            addresses: HashMap::new(),
-            names: HashMap::new(),
-            own: HashSet::new(),
-        };
+        let mut zone =
+            Self { subnet: file.subnet, subnet6: file.subnet6, addresses: HashMap::new(), names: HashMap::new(), own: HashSet::new() };
         let network = file.network.to_lowercase();
         for entry in file.entries {
             for (at, name) in entry.names.iter().enumerate() {
@@ -189,8 +184,12 @@ mod tests {
             subnet6: "fd00::/64".parse().ok(),
             entries: vec![entry([10, 1, 0, 2], &["Web", "www", "example.com"]), entry([10, 1, 0, 3], &["web2", "www"])],
         };
-        let back =
-            ZoneFile { network: "back".to_owned(), subnet: "10.2.0.0/24".parse().ok(), subnet6: None, entries: vec![entry([10, 2, 0, 2], &["db"])] };
+        let back = ZoneFile {
+            network: "back".to_owned(),
+            subnet: "10.2.0.0/24".parse().ok(),
+            subnet6: None,
+            entries: vec![entry([10, 2, 0, 2], &["db"])],
+        };
         zones.set_zone("1".to_owned(), front);
         zones.set_zone("2".to_owned(), back);
         let links = HashMap::from([("cache".to_owned(), "web2".to_owned())]);
@@ -215,7 +214,11 @@ mod tests {
         }
         assert_eq!(ask(&mut zones, "a", "cache", KIND_A), Verdict::Answer(vec![address([10, 1, 0, 3])]));
         assert_eq!(ask(&mut zones, "a", "web", KIND_AAAA), Verdict::Answer(vec![Record::Address("fd00::2".parse().unwrap())]));
-        assert_eq!(ask(&mut zones, "a", "web", 15), Verdict::Answer(Vec::new()), "a name of ours has no mail server, and nobody else is asked");
+        assert_eq!(
+            ask(&mut zones, "a", "web", 15),
+            Verdict::Answer(Vec::new()),
+            "a name of ours has no mail server, and nobody else is asked"
+        );
         // Names of another network are ours all the same; what others may mean is theirs.
         assert_eq!(ask(&mut zones, "a", "db", KIND_A), Verdict::NoSuchName);
         assert_eq!(ask(&mut zones, "b", "web.front", KIND_A), Verdict::NoSuchName);

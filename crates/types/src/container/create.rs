@@ -2,7 +2,7 @@
 
 use serde_json::{Map as Object, Value};
 
-use super::{Config, EndpointSettings, HostConfig, Mount, NetworkingConfig, RestartPolicy, defaults};
+use super::{Config, HostConfig, Mount, NetworkingConfig, RestartPolicy, defaults};
 use crate::lenient;
 
 /// The body of a create request: [`Config`] with the other two as fields of it.
@@ -76,7 +76,6 @@ impl CreateRequest {
     pub fn not_served(&self) -> Vec<String> {
         let mut fields = self.config.not_served();
         fields.extend(self.host.not_served());
-        fields.extend(self.networking.not_served());
         fields
     }
 }
@@ -177,26 +176,6 @@ fn refuse_mount(refused: &mut Refused, at: usize, mount: &Mount) {
     }
 }
 
-impl NetworkingConfig {
-    /// The fields that ask for something that the engine does not serve. That a network exists is for the engine to check.
-    pub fn not_served(&self) -> Vec<String> {
-        let mut refused = Refused::default();
-        for (network, endpoint) in &self.endpoints_config {
-            endpoint.refuse(&mut refused, network);
-        }
-        refused.0
-    }
-}
-
-impl EndpointSettings {
-    fn refuse(&self, refused: &mut Refused, network: &str) {
-        let field = |name: &str| format!("NetworkingConfig.EndpointsConfig[{network}].{name}");
-        let fixed = self.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty());
-        refused.when(fixed, &field("IPAMConfig (IPv6 and link-local addresses)"));
-        refused.when(!self.driver_opts.is_empty(), &field("DriverOpts"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -255,7 +234,6 @@ mod tests {
                 "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "IOMaximumIOps": 1,
             },
-            "NetworkingConfig": {"EndpointsConfig": {"n": {"Aliases": ["x"], "IPAMConfig": {"IPv6Address": "fd00::2"}, "DriverOpts": {"a": "b"}}}},
         });
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
         let expected = [
@@ -264,8 +242,6 @@ mod tests {
             "HostConfig.Runtime",
             "HostConfig.IOMaximumIOps",
             "HostConfig.Mounts[1].Type (image)",
-            "NetworkingConfig.EndpointsConfig[n].IPAMConfig (IPv6 and link-local addresses)",
-            "NetworkingConfig.EndpointsConfig[n].DriverOpts",
         ];
         assert_eq!(request.not_served(), expected);
     }
