@@ -7,7 +7,7 @@ use tests::sh::{Cmd, which};
 
 const APT_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// A program and the package that has it.
+/// A program, or the absolute path of something else, and the package that has it.
 pub type Need = (&'static str, &'static str);
 
 /// What the tests use.
@@ -27,6 +27,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("pgrep", "procps"),
     ("podman", "podman"),
     ("python3", "python3"),
+    ("/usr/share/doc/python3-seccomp", "python3-seccomp"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("skopeo", "skopeo"),
     ("xz", "xz-utils"),
@@ -61,6 +62,7 @@ fn present(program: &str) -> bool {
     match program {
         // The dynamically linked busybox has the same name and would not run in an empty root.
         "busybox" => which(program).is_some() && Path::new("/usr/share/doc/busybox-static").exists(),
+        path if path.starts_with('/') => Path::new(path).exists(),
         _ => which(program).is_some(),
     }
 }

@@ -10,6 +10,7 @@ pub mod net;
 pub mod ns;
 pub mod pidfd;
 pub mod pty;
+pub mod sched;
 pub mod seccomp;
 pub mod sigwait;
 pub mod spawn;

@@ -1,5 +1,7 @@
 //! Loading a system-call filter (seccomp(2)).
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use rustix::io::Errno;
 
 use crate::checked;
@@ -40,6 +42,8 @@ pub mod flag {
     pub const LOG: u32 = 2;
     /// Speculative store bypass mitigation stays off.
     pub const SPEC_ALLOW: u32 = 4;
+    /// The caller gets a descriptor on which it is asked about calls.
+    pub const NEW_LISTENER: u32 = 8;
     /// A waiting supervisor notification is interrupted by fatal signals only.
     pub const WAIT_KILLABLE_RECV: u32 = 32;
 }
@@ -50,14 +54,37 @@ struct Program {
     filter: *const Instruction,
 }
 
+/// Whether this kernel has a flag of [`flag`].
+pub fn knows_flag(flag: u32) -> bool {
+    // Filter flags are checked before the program, which is not there.
+    // SAFETY: the null pointer is refused with EFAULT, an unknown flag with EINVAL; nothing is loaded either way.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flag, std::ptr::null::<Program>()) };
+    checked(result) == Err(Errno::FAULT)
+}
+
+const SET_MODE_FILTER: u32 = 1;
+
+/// The same as [`load`] for a program that asks somebody else: the descriptor on which it does, close-on-exec.
+///
+/// # Errors
+/// As [`load`], and EBUSY where a filter that asks is in force already.
+pub fn load_with_listener(program: &[Instruction], flags: u32) -> Result<OwnedFd, Errno> {
+    let number = put_in_force(program, flags | flag::NEW_LISTENER)?;
+    // SAFETY: with NEW_LISTENER the kernel answers with a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+}
+
 /// Puts the calling thread, and what it executes, under `program`.
 ///
 /// # Errors
 /// EACCES without no_new_privs or CAP_SYS_ADMIN, EINVAL for a program that the kernel does not accept or that is longer than 4,096 instructions.
 pub fn load(program: &[Instruction], flags: u32) -> Result<(), Errno> {
-    const SET_MODE_FILTER: u32 = 1;
+    put_in_force(program, flags).map(drop)
+}
+
+fn put_in_force(program: &[Instruction], flags: u32) -> Result<u64, Errno> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
     let program = Program { len, filter: program.as_ptr() };
     // SAFETY: `program` points to `len` instructions in the kernel's layout, which it copies.
-    checked(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) }).map(drop)
+    checked(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) })
 }

@@ -1,5 +1,6 @@
 //! The child's side: everything between clone3 and execve, in the order in which it is done.
 
+mod copy_up;
 mod dev;
 mod mounts;
 pub(crate) mod process;
@@ -19,6 +20,7 @@ use rustix::process::DumpableBehavior;
 
 use crate::control::{Channel, Message, encode};
 use crate::launch::{Launch, Stdio};
+use crate::listener::{Listener, number_outside};
 use crate::plan::{Plan, UserChoice};
 use crate::source::{GroupBinds, Sources};
 use crate::{Error, Result, hook, path, spaces, user};
@@ -52,6 +54,8 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
     kernel::fork::reset_signals();
     // What is made from here on has the mode that is asked for.
     rustix::process::umask(Mode::empty());
+    let asked =
+        context.sources.listener.as_ref().map(|listener| announcement(launch, listener).map(|said| (listener, said))).transpose()?;
     enter(context)?;
     let root = mounts::take_root(context)?;
     if plan.runtime_hooks {
@@ -67,7 +71,7 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
     path::make_directory(root.as_fd(), &plan.process.cwd)
         .map_err(Error::step(format!("make the working directory {}", plan.process.cwd.display())))?;
     protect::protect(plan, root.as_fd(), &made)?;
-    pivot(plan, root.as_fd())?;
+    pivot(plan, root.as_fd(), launch.no_pivot)?;
     let credentials = credentials(context, root.as_fd())?;
     let master = streams(launch.stdio, terminal, credentials.choice.uid)?;
     // `become_program` closes whatever is left by number: no owner may be left that would close it a second time.
@@ -86,6 +90,7 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
         preserve_fds: launch.preserve_fds,
         die_with_caller: launch.die_with_caller,
         in_user_namespace: plan.in_user_namespace(),
+        listener: asked.as_ref().map(|(listener, message)| (*listener, message.as_slice())),
     };
     let result =
         process::become_program(&order, &[context.channel.as_fd(), launch.gate.map_or(context.channel.as_fd(), |gate| gate.outcome)]);
@@ -94,6 +99,12 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
         let _ = rustix::io::write(gate.outcome, &encode(error));
     }
     result
+}
+
+fn announcement(launch: &Launch<'_>, listener: &Listener) -> Result<Vec<u8>> {
+    let number = number_outside()?;
+    let state = hook::State { pid: rustix::process::Pid::from_raw(number), ..hook_state(launch, "creating") };
+    Ok(listener.message(number, &state))
 }
 
 fn hook_state<'a>(launch: &'a Launch<'a>, status: &'static str) -> hook::State<'a> {
@@ -132,7 +143,9 @@ fn enter(context: &Context<'_>) -> Result<()> {
         spaces::enter_new_time(&plan.time_offsets)?;
     }
     rustix::process::setsid().map_err(Error::step("make a session"))?;
-    new_keyring(launch.id);
+    if !launch.keep_keyring {
+        new_keyring(launch.id);
+    }
     if plan.in_user_namespace() {
         kernel::caps::set_ids(0, 0, Some(&[])).map_err(Error::step("become root of the user namespace"))?;
     }
@@ -165,11 +178,11 @@ fn names_and_sysctls(plan: &Plan, made: &mounts::Made) -> Result<()> {
 }
 
 /// Makes the new root the root of the mount namespace, and lets go of the old one.
-fn pivot(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
+fn pivot(plan: &Plan, root: BorrowedFd<'_>, no_pivot: bool) -> Result<()> {
     rustix::process::fchdir(root).map_err(Error::step("enter the root filesystem"))?;
-    match rustix::process::pivot_root(c".", c".") {
+    match if no_pivot { Err(rustix::io::Errno::INVAL) } else { rustix::process::pivot_root(c".", c".") } {
         Ok(()) => unmount(c".", UnmountFlags::DETACH).map_err(Error::step("let go of the host's root filesystem"))?,
-        // The host runs from its initial ramdisk, which pivot_root does not move: the new root covers it, and a chroot hides it.
+        // Not wanted, or the host runs from its initial ramdisk, which pivot_root does not move: the new root covers it, and a chroot hides it.
         Err(rustix::io::Errno::INVAL) => rustix::process::chroot(c".").map_err(Error::step("change the root directory"))?,
         Err(errno) => return Err(Error::step("make the root filesystem the root")(errno)),
     }

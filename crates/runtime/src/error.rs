@@ -128,6 +128,11 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
+    /// Shorthand for a field of the specification that has a value which cannot be.
+    pub(crate) fn field(path: impl std::fmt::Display, what: impl std::fmt::Display) -> Self {
+        Self::Invalid { what: format!("{path}: {what}") }
+    }
+
     /// Shorthand for something that is not there.
     pub(crate) fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }

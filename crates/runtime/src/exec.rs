@@ -13,8 +13,9 @@ use rustix::process::{DumpableBehavior, Pid, Signal};
 use crate::child::{self, Terminal, open_terminal, process};
 use crate::control::{Channel, Message};
 use crate::launch::discard;
+use crate::listener::{Listener, number_outside};
 use crate::plan::{self, ProcessPlan};
-use crate::{Error, Result, Running, Stdio, oci, path, source, spaces};
+use crate::{Error, Result, Running, Stdio, hook, oci, path, source, spaces};
 
 /// What statfs(2) says of a devpts.
 const DEVPTS_SUPER_MAGIC: rustix::fs::FsWord = 0x1cd1;
@@ -45,6 +46,8 @@ pub struct Joining {
     pub unconfined: bool,
     /// How many descriptors from 3 up the program inherits.
     pub preserve_fds: u32,
+    /// The container's name, for whoever a filter asks.
+    pub id: String,
 }
 
 /// Runs `process` in the target's namespaces and control group. Returns when its program runs; the caller is its parent and reaps it.
@@ -100,9 +103,11 @@ pub fn begin(target: &ExecTarget<'_>, process: &oci::Process, stdio: Stdio<'_>, 
     let plan = plan::process(process, &target.spec.linux)?;
     let profile = target.spec.linux.seccomp.as_ref().filter(|_| !joining.unconfined);
     let program = source::filter(profile, target.seccomp_program)?;
+    let listener = Listener::connect(profile)?;
     let (ours, theirs) = Channel::pair()?;
     let into = target.group.map(cgroup::Group::directory).transpose()?.flatten();
-    let entry = Entry { target, process, plan: &plan, program: program.as_deref(), stdio, joining, channel: &theirs };
+    let entry =
+        Entry { target, process, plan: &plan, program: program.as_deref(), listener: listener.as_ref(), stdio, joining, channel: &theirs };
     // The pid namespace takes children only: the caller steps in for the fork, and back.
     let child = spaces::in_joined(&[(namespace::PID, target.pidfd)], || {
         let body = || entry.run(ours.as_fd());
@@ -159,6 +164,7 @@ struct Entry<'a> {
     process: &'a oci::Process,
     plan: &'a ProcessPlan,
     program: Option<&'a [Instruction]>,
+    listener: Option<&'a Listener>,
     stdio: Stdio<'a>,
     joining: &'a Joining,
     channel: &'a Channel,
@@ -179,9 +185,12 @@ impl Entry<'_> {
         if let Some(value) = self.process.oom_score_adj {
             spaces::write("/proc/self/oom_score_adj", &value.to_string()).map_err(Error::step(format!("set oom_score_adj to {value}")))?;
         }
+        let asked = self.listener.map(|listener| self.announcement(listener).map(|said| (listener, said))).transpose()?;
+        process::choose_cpus(&self.plan.schedule.cpus_initial)?;
         if let Some(group) = self.target.group {
             group.join_self(false)?;
         }
+        process::choose_cpus(&self.plan.schedule.cpus_final)?;
         // From here on the container's processes could look into this one, if it were dumpable.
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Error::step("hide from debuggers"))?;
         rustix::process::setsid().map_err(Error::step("make a session"))?;
@@ -212,8 +221,21 @@ impl Entry<'_> {
             preserve_fds: self.joining.preserve_fds,
             die_with_caller: false,
             in_user_namespace: user_namespace,
+            listener: asked.as_ref().map(|(listener, message)| (*listener, message.as_slice())),
         };
         process::become_program(&order, &[self.channel.as_fd()])
+    }
+
+    fn announcement(&self, listener: &Listener) -> Result<Vec<u8>> {
+        let annotations = &self.target.spec.annotations;
+        let state = hook::State {
+            id: self.joining.id.as_str(),
+            bundle: Path::new("/"),
+            annotations,
+            status: "running",
+            pid: Some(self.target.pid),
+        };
+        Ok(listener.message(number_outside()?, &state))
     }
 
     fn has_namespace(&self, kind: &str) -> bool {

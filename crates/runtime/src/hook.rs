@@ -25,7 +25,7 @@ impl State<'_> {
     /// The state of the OCI specification, as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({
-            "ociVersion": crate::cli::OCI_VERSION,
+            "ociVersion": crate::config::OCI_VERSION,
             "id": self.id,
             "status": self.status,
             "pid": self.pid.map_or(0, |pid| pid.as_raw_nonzero().get()),

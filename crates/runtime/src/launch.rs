@@ -43,6 +43,10 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// The first process is killed when the calling thread ends: for a caller without which nobody would look after the container.
     pub die_with_caller: bool,
+    /// The root is not pivoted to but covers the host's, and a chroot hides that: a weaker barrier, for hosts that run from their initial ramdisk.
+    pub no_pivot: bool,
+    /// The container keeps the caller's session keyring.
+    pub keep_keyring: bool,
     /// Where the child waits for its start; `None` is the usual in-process way.
     pub gate: Option<Gate<'a>>,
 }
@@ -64,6 +68,8 @@ impl<'a> Launch<'a> {
             additional_groups: Vec::new(),
             preserve_fds: 0,
             die_with_caller: false,
+            no_pivot: false,
+            keep_keyring: false,
             gate: None,
         }
     }

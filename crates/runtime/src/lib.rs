@@ -7,12 +7,14 @@
 
 mod child;
 pub mod cli;
+pub mod config;
 mod control;
 pub mod default;
 pub mod error;
 pub mod exec;
 mod hook;
 pub mod launch;
+mod listener;
 pub mod oci;
 mod path;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! `config.json` of the OCI runtime specification (1.2) for Linux, as plain data.
+//! `config.json` of the OCI runtime specification (1.3) for Linux, as plain data.
 //!
 //! Unknown fields are ignored. Values of closed sets (namespace types, seccomp actions, device types …) stay strings here and are checked where they
 //! are used, so that a new one fails only the container that asks for it.
@@ -149,6 +149,16 @@ records! {
         intel_rdt: Option<serde_json::Value>,
         personality: Option<Personality>,
         time_offsets: BTreeMap<String, TimeOffset>,
+        memory_policy: Option<MemoryPolicy>,
+        net_devices: BTreeMap<String, NetDevice>,
+    }
+    MemoryPolicy {
+        mode: String,
+        nodes: String,
+        flags: Vec<String>,
+    }
+    NetDevice {
+        name: String,
     }
     #[derive(Copy)]
     IdMapping {

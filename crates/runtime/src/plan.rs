@@ -3,6 +3,7 @@
 mod capability;
 mod mount;
 mod process;
+mod schedule;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -11,9 +12,12 @@ use kernel::mount::Propagation;
 
 pub(crate) use capability::names as capability_names;
 pub use capability::{Capabilities, capability_name, capability_number};
+pub(crate) use mount::option_names as mount_options;
 pub use mount::{Filesystem, IdMap, MountStep};
 pub(crate) use process::plan as process;
 pub use process::{ProcessPlan, Rlimit, UserChoice};
+pub use schedule::Schedule;
+pub(crate) use schedule::{MEMORY_FLAGS, MEMORY_MODES};
 
 use crate::{Error, Result, oci};
 
@@ -142,19 +146,20 @@ const LINKS: [(&str, &str); 6] = [
 /// [`Error::Invalid`] for what contradicts itself, [`Error::Unsupported`] for what this runtime does not do.
 pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
     refuse_unserved(spec)?;
+    check_hooks(&spec.hooks)?;
     let linux = &spec.linux;
-    let process = spec.process.as_ref().ok_or_else(|| Error::invalid("the specification has no process"))?;
+    let process = spec.process.as_ref().ok_or_else(|| Error::field("process", "the specification has no process"))?;
     let spaces = Namespaces::of(linux, given)?;
     let user_namespace = spaces.new & namespace::USER != 0;
     let joins_users = !user_namespace && spaces.own(namespace::USER);
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     // Beside a namespace to join they say nothing: it has its own. Podman gives some all the same.
     if mapped && !user_namespace && !joins_users {
-        return Err(Error::invalid("id mappings are given, but no new user namespace"));
+        return Err(Error::field("linux.uidMappings", "id mappings are given, but no user namespace"));
     }
     for (name, value, flag) in [("hostname", &spec.hostname, namespace::UTS), ("domainname", &spec.domainname, namespace::UTS)] {
         if !value.is_empty() && !spaces.own(flag) {
-            return Err(Error::invalid(format!("{name} is given, but no UTS namespace to set it in")));
+            return Err(Error::field(name, "it is given, but no UTS namespace to set it in"));
         }
     }
     let own_dev = !spec.mounts.iter().any(|mount| clean(&mount.destination) == Path::new("/dev") && mount::is_bind(mount));
@@ -164,14 +169,19 @@ pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
         new_namespaces: spaces.new,
         late_namespaces: spaces.late,
         time_offsets: linux.time_offsets.iter().map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs, offset.nanosecs)).collect(),
-        ids: if user_namespace { Some(id_maps(&linux.uid_mappings, &linux.gid_mappings, "a new user namespace")?) } else { None },
+        ids: if user_namespace { Some(id_maps(&linux.uid_mappings, &linux.gid_mappings, "linux", "a new user namespace")?) } else { None },
         joins_users,
         foreign: spaces.foreign(user_namespace, joins_users),
         hostname: text(&spec.hostname),
         domainname: text(&spec.domainname),
         propagation: root_propagation(&linux.rootfs_propagation)?,
         readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
-        mounts: spec.mounts.iter().map(|mount| mount::step(mount, user_namespace || joins_users)).collect::<Result<_>>()?,
+        mounts: spec
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(at, mount)| mount::step(at, mount, user_namespace || joins_users))
+            .collect::<Result<_>>()?,
         own_dev,
         devices: devices(linux, own_dev)?,
         links: if own_dev { LINKS.to_vec() } else { Vec::new() },
@@ -187,29 +197,63 @@ pub fn plan(spec: &oci::Spec, given: &Given) -> Result<Plan> {
     })
 }
 
+/// Hooks are checked before anything is made, those that run last too.
+fn check_hooks(hooks: &oci::Hooks) -> Result<()> {
+    let stages = [
+        ("prestart", &hooks.prestart),
+        ("createRuntime", &hooks.create_runtime),
+        ("createContainer", &hooks.create_container),
+        ("startContainer", &hooks.start_container),
+        ("poststart", &hooks.poststart),
+        ("poststop", &hooks.poststop),
+    ];
+    for (stage, hooks) in stages {
+        for (at, hook) in hooks.iter().enumerate() {
+            let field = |name: &str| format!("hooks.{stage}[{at}].{name}");
+            if !hook.path.is_absolute() {
+                return Err(Error::field(field("path"), format!("the path {:?} is not absolute", hook.path)));
+            }
+            if hook.timeout.is_some_and(|seconds| seconds <= 0) {
+                return Err(Error::field(field("timeout"), "it is not above 0 s"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What the kernel of this product line or this runtime cannot do is refused before anything is made.
 fn refuse_unserved(spec: &oci::Spec) -> Result<()> {
     if !spec.linux.mount_label.is_empty() {
-        return Err(Error::unsupported("SELinux labels (linux.mountLabel) are not supported"));
+        return Err(Error::unsupported("linux.mountLabel: SELinux labels are not supported"));
     }
     if spec.linux.intel_rdt.is_some() {
-        return Err(Error::unsupported("cache allocation (linux.intelRdt) is not supported"));
+        return Err(Error::unsupported("linux.intelRdt: cache allocation is not supported"));
+    }
+    if !spec.linux.net_devices.is_empty() {
+        return Err(Error::unsupported(
+            "linux.netDevices: devices of the host's network cannot be handed over yet: move them with ip link set netns",
+        ));
     }
     Ok(())
 }
 
 /// The kinds of namespace, as the specification names them.
-fn namespace_flag(kind: &str) -> Result<u64> {
-    Ok(match kind {
-        "cgroup" => namespace::CGROUP,
-        "ipc" => namespace::IPC,
-        "mount" => namespace::MOUNT,
-        "network" => namespace::NET,
-        "pid" => namespace::PID,
-        "time" => namespace::TIME,
-        "user" => namespace::USER,
-        "uts" => namespace::UTS,
-        other => return Err(Error::invalid(format!("{other:?} is not a kind of namespace"))),
+pub(crate) const NAMESPACES: [(&str, u64); 8] = [
+    ("cgroup", namespace::CGROUP),
+    ("ipc", namespace::IPC),
+    ("mount", namespace::MOUNT),
+    ("network", namespace::NET),
+    ("pid", namespace::PID),
+    ("time", namespace::TIME),
+    ("user", namespace::USER),
+    ("uts", namespace::UTS),
+];
+
+fn namespace_flag(at: usize, kind: &str) -> Result<u64> {
+    let known = NAMESPACES.iter().find(|(name, _)| *name == kind).map(|(_, flag)| *flag);
+    known.ok_or_else(|| {
+        let names = NAMESPACES.map(|(name, _)| name).join(", ");
+        Error::field(format!("linux.namespaces[{at}].type"), format!("{kind:?} is not a kind of namespace: {names} are"))
     })
 }
 
@@ -224,10 +268,10 @@ impl Namespaces {
     fn of(linux: &oci::Linux, given: &Given) -> Result<Self> {
         let mut spaces = Self { new: 0, late: 0, given: given.namespaces, joined: Vec::new() };
         let mut seen = 0;
-        for one in &linux.namespaces {
-            let flag = namespace_flag(&one.kind)?;
+        for (at, one) in linux.namespaces.iter().enumerate() {
+            let flag = namespace_flag(at, &one.kind)?;
             if seen & flag != 0 {
-                return Err(Error::invalid(format!("the {} namespace is listed twice", one.kind)));
+                return Err(Error::field(format!("linux.namespaces[{at}]"), format!("the {} namespace is listed twice", one.kind)));
             }
             seen |= flag;
             let path = one.path.as_ref().filter(|path| !path.as_os_str().is_empty());
@@ -235,7 +279,7 @@ impl Namespaces {
                 (true, _) => {}
                 (false, Some(_)) if flag == namespace::MOUNT => {
                     return Err(Error::unsupported(
-                        "joining a mount namespace is not supported: a container has a mount namespace of its own",
+                        "linux.namespaces: joining a mount namespace is not supported: a container has a mount namespace of its own",
                     ));
                 }
                 (false, Some(path)) => spaces.joined.push((flag, path.clone())),
@@ -244,10 +288,10 @@ impl Namespaces {
             }
         }
         if spaces.new & namespace::MOUNT == 0 {
-            return Err(Error::invalid("a container needs a mount namespace of its own"));
+            return Err(Error::field("linux.namespaces", "a container needs a mount namespace of its own"));
         }
         if !linux.time_offsets.is_empty() && spaces.late & namespace::TIME == 0 {
-            return Err(Error::invalid("time offsets are given, but no new time namespace"));
+            return Err(Error::field("linux.timeOffsets", "time offsets are given, but no new time namespace"));
         }
         Ok(spaces)
     }
@@ -271,32 +315,30 @@ impl Namespaces {
 /// The kernel takes no longer maps.
 const ID_MAPPINGS_MAX: usize = 340;
 
-fn id_maps(users: &[oci::IdMapping], groups: &[oci::IdMapping], what: &str) -> Result<IdMaps> {
+fn id_maps(users: &[oci::IdMapping], groups: &[oci::IdMapping], field: &str, what: &str) -> Result<IdMaps> {
     if users.is_empty() || groups.is_empty() {
-        return Err(Error::invalid(format!("{what} needs uidMappings and gidMappings")));
+        return Err(Error::field(field, format!("{what} needs uidMappings and gidMappings")));
     }
-    Ok(IdMaps { users: id_map(users, "uidMappings")?, groups: id_map(groups, "gidMappings")? })
+    Ok(IdMaps { users: id_map(users, &format!("{field}.uidMappings"))?, groups: id_map(groups, &format!("{field}.gidMappings"))? })
 }
 
 /// One map as the kernel wants it: ranges that are not empty, do not wrap and do not overlap on either side.
 fn id_map(maps: &[oci::IdMapping], field: &str) -> Result<String> {
     if maps.len() > ID_MAPPINGS_MAX {
-        return Err(Error::invalid(format!("{field} has {} ranges: the kernel takes {ID_MAPPINGS_MAX}", maps.len())));
+        return Err(Error::field(field, format!("{} ranges are given: the kernel takes {ID_MAPPINGS_MAX}", maps.len())));
     }
     for (at, map) in maps.iter().enumerate() {
         let fits = |start: u32| start.checked_add(map.size).is_some();
         if map.size == 0 || !fits(map.container_id) || !fits(map.host_id) {
-            return Err(Error::invalid(format!(
-                "{field}[{at}]: a range of {} ids from {} to {} is not possible",
-                map.size, map.container_id, map.host_id
-            )));
+            let what = format!("a range of {} ids from {} to {} is not possible", map.size, map.container_id, map.host_id);
+            return Err(Error::field(format!("{field}[{at}]"), what));
         }
         let overlap = |one: u32, size: u32, other: u32, other_size: u32| one < other + other_size && other < one + size;
         if maps[..at].iter().any(|earlier| {
             overlap(map.container_id, map.size, earlier.container_id, earlier.size)
                 || overlap(map.host_id, map.size, earlier.host_id, earlier.size)
         }) {
-            return Err(Error::invalid(format!("{field}[{at}] overlaps an earlier range")));
+            return Err(Error::field(format!("{field}[{at}]"), "it overlaps an earlier range"));
         }
     }
     Ok(maps.iter().map(|map| format!("{} {} {}\n", map.container_id, map.host_id, map.size)).collect())
@@ -308,12 +350,17 @@ fn root_propagation(text: &str) -> Result<Propagation> {
         "slave" => Propagation::Slave,
         "shared" => Propagation::Shared,
         "unbindable" => Propagation::Unbindable,
-        _ => return Err(Error::invalid(format!("{text:?} is not a mount propagation"))),
+        _ => {
+            return Err(Error::field(
+                "linux.rootfsPropagation",
+                format!("{text:?} is not a mount propagation: private, slave, shared, unbindable, with or without r, are"),
+            ));
+        }
     })
 }
 
 fn devices(linux: &oci::Linux, own_dev: bool) -> Result<Vec<DeviceNode>> {
-    let mut nodes: Vec<DeviceNode> = linux.devices.iter().map(device).collect::<Result<_>>()?;
+    let mut nodes: Vec<DeviceNode> = linux.devices.iter().enumerate().map(device).collect::<Result<_>>()?;
     if own_dev {
         let listed = |path: &Path| linux.devices.iter().any(|device| clean(&device.path) == path);
         let default = DEFAULT_DEVICES.iter().map(|&(name, major, minor)| DeviceNode {
@@ -330,20 +377,26 @@ fn devices(linux: &oci::Linux, own_dev: bool) -> Result<Vec<DeviceNode>> {
     Ok(nodes)
 }
 
-fn device(device: &oci::Device) -> Result<DeviceNode> {
+fn device((at, device): (usize, &oci::Device)) -> Result<DeviceNode> {
     let path = clean(&device.path);
     let kind = match device.kind.as_str() {
         "c" | "u" => NodeKind::Char,
         "b" => NodeKind::Block,
         "p" => NodeKind::Fifo,
-        other => return Err(Error::invalid(format!("{other:?} is not a type of device (of {})", path.display()))),
+        other => {
+            let field = format!("linux.devices[{at}].type");
+            return Err(Error::field(field, format!("{other:?} is not a type of device (of {}): c, u, b and p are", path.display())));
+        }
     };
-    let number =
-        |number: i64| u32::try_from(number).map_err(|_| Error::invalid(format!("{number} is not a device number (of {})", path.display())));
+    let number = |name: &str, number: i64| {
+        let what =
+            || Error::field(format!("linux.devices[{at}].{name}"), format!("{number} is not a device number (of {})", path.display()));
+        u32::try_from(number).map_err(|_| what())
+    };
     Ok(DeviceNode {
         kind,
-        major: number(device.major)?,
-        minor: number(device.minor)?,
+        major: number("major", device.major)?,
+        minor: number("minor", device.minor)?,
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),
@@ -372,12 +425,20 @@ fn sysctl(key: &str, value: &str, spaces: &Namespaces) -> Result<(PathBuf, Strin
         ["fs", "mqueue", ..] => namespace::IPC,
         ["kernel", name] if IPC.contains(name) => namespace::IPC,
         ["kernel", name] if UTS.contains(name) => namespace::UTS,
-        _ => return Err(Error::invalid(format!("sysctl {key:?} is not in a namespace of its own: it would change the host"))),
+        _ => {
+            return Err(Error::field(
+                format!("linux.sysctl.{key}"),
+                format!("sysctl {key:?} is not in a namespace of its own: it would change the host"),
+            ));
+        }
     };
     if spaces.own(needed) {
         Ok((relative, value.to_owned()))
     } else {
-        Err(Error::invalid(format!("sysctl {key:?} is not allowed: the container shares that namespace with the host")))
+        Err(Error::field(
+            format!("linux.sysctl.{key}"),
+            format!("sysctl {key:?} is not allowed: the container shares that namespace with the host"),
+        ))
     }
 }
 

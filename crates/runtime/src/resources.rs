@@ -10,16 +10,18 @@ use crate::{Error, Result, oci};
 /// [`crate::Error::Invalid`] for device types and accesses that are not known, [`crate::Error::Unsupported`] for network classes and RDMA.
 pub fn limits(resources: &oci::Resources) -> Result<Limits> {
     if resources.network.as_ref().is_some_and(|network| network.class_id.is_some() || !network.priorities.is_empty()) {
-        return Err(Error::unsupported("network classes and priorities (resources.network) are not supported"));
+        return Err(Error::unsupported("linux.resources.network: network classes and priorities are not supported"));
     }
     if !resources.rdma.is_empty() {
-        return Err(Error::unsupported("RDMA limits (resources.rdma) are not supported"));
+        return Err(Error::unsupported("linux.resources.rdma: RDMA limits are not supported"));
     }
     let memory = resources.memory.clone().unwrap_or_default();
     let cpu = resources.cpu.clone().unwrap_or_default();
     let io = resources.block_io.clone().unwrap_or_default();
     if io.leaf_weight.is_some() || io.weight_device.iter().any(|device| device.leaf_weight.is_some()) {
-        return Err(Error::unsupported("leaf weights (resources.blockIO.leafWeight) are not supported: the kernel has none since 5.0"));
+        return Err(Error::unsupported(
+            "linux.resources.blockIO.leafWeight: leaf weights are not supported: the kernel has none since 5.0",
+        ));
     }
     let list = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(Limits {
@@ -67,7 +69,7 @@ fn rates(devices: &[oci::ThrottleDevice]) -> Result<Vec<BlockRate>> {
 fn rate(major: i64, minor: i64, value: u64) -> Result<BlockRate> {
     match (u64::try_from(major), u64::try_from(minor)) {
         (Ok(major), Ok(minor)) => Ok(BlockRate { major, minor, value }),
-        _ => Err(Error::invalid(format!("{major}:{minor} is not a device"))),
+        _ => Err(Error::field("linux.resources.blockIO", format!("{major}:{minor} is not a device"))),
     }
 }
 
@@ -91,7 +93,7 @@ fn device_rules(rules: &[oci::DeviceRule]) -> Result<Vec<DeviceRule>> {
     if rules.is_empty() {
         return Ok(Vec::new());
     }
-    let mut result = rules.iter().map(device_rule).collect::<Result<Vec<_>>>()?;
+    let mut result = rules.iter().enumerate().map(device_rule).collect::<Result<Vec<_>>>()?;
     result.extend(ALWAYS.iter().map(|&(kind, major, minor, access)| DeviceRule {
         allow: true,
         kind,
@@ -104,27 +106,28 @@ fn device_rules(rules: &[oci::DeviceRule]) -> Result<Vec<DeviceRule>> {
     Ok(result)
 }
 
-fn device_rule(rule: &oci::DeviceRule) -> Result<DeviceRule> {
+fn device_rule((at, rule): (usize, &oci::DeviceRule)) -> Result<DeviceRule> {
+    let fail = |name: &str, what: String| Error::field(format!("linux.resources.devices[{at}].{name}"), what);
     let kind = match rule.kind.as_str() {
         "" | "a" => DeviceKind::All,
         "b" => DeviceKind::Block,
         "c" | "u" => DeviceKind::Char,
-        other => return Err(Error::invalid(format!("{other:?} is not a type of device"))),
+        other => return Err(fail("type", format!("{other:?} is not a type of device: a, b and c are"))),
     };
     if let Some(letter) = rule.access.chars().find(|letter| !"rwm".contains(*letter)) {
-        return Err(Error::invalid(format!("{letter:?} is not an access to a device: r, w and m are")));
+        return Err(fail("access", format!("{letter:?} is not an access to a device: r, w and m are")));
     }
-    let number = |number: Option<i64>| match number {
+    let number = |name: &str, number: Option<i64>| match number {
         // Both stand for any.
         None | Some(-1) => Ok(None),
-        Some(number) => u32::try_from(number).map(Some).map_err(|_| Error::invalid(format!("{number} is not a device number"))),
+        Some(number) => u32::try_from(number).map(Some).map_err(|_| fail(name, format!("{number} is not a device number"))),
     };
     let has = |letter| rule.access.is_empty() || rule.access.contains(letter);
     Ok(DeviceRule {
         allow: rule.allow,
         kind,
-        major: number(rule.major)?,
-        minor: number(rule.minor)?,
+        major: number("major", rule.major)?,
+        minor: number("minor", rule.minor)?,
         read: has('r'),
         write: has('w'),
         mknod: has('m'),

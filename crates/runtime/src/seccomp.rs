@@ -41,18 +41,52 @@ pub fn docker_default(capabilities: &[String]) -> oci::Seccomp {
     docker::profile(capabilities)
 }
 
-/// The flags with which a profile's filter is loaded.
+/// Flags of a profile and what they are towards the kernel.
+const FLAGS: [(&str, u32); 4] = [
+    // A process with one thread is in sync anyway.
+    ("SECCOMP_FILTER_FLAG_TSYNC", 0),
+    ("SECCOMP_FILTER_FLAG_LOG", flag::LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", flag::SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", flag::WAIT_KILLABLE_RECV),
+];
+
+/// Every flag that is understood.
+pub(crate) fn flag_names() -> impl Iterator<Item = (&'static str, u32)> {
+    FLAGS.into_iter()
+}
+
+/// The flags with which a profile's filter is loaded. Checks what the profile says about being asked, too.
 pub(crate) fn load_flags(profile: &oci::Seccomp) -> Result<u32> {
-    profile.flags.iter().try_fold(0, |flags, name| {
-        Ok(flags
-            | match name.as_str() {
-                // A process with one thread is in sync anyway.
-                "SECCOMP_FILTER_FLAG_TSYNC" => 0,
-                "SECCOMP_FILTER_FLAG_LOG" => flag::LOG,
-                "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => flag::SPEC_ALLOW,
-                other => return Err(Error::unsupported(format!("the seccomp flag {other:?} is not supported"))),
-            })
+    check_listener(profile)?;
+    profile.flags.iter().enumerate().try_fold(0, |flags, (at, name)| {
+        let known = FLAGS.iter().find(|(known, _)| known == name).map(|(_, bit)| flags | bit);
+        known.ok_or_else(|| {
+            let names = FLAGS.map(|(name, _)| name).join(", ");
+            Error::field(format!("linux.seccomp.flags[{at}]"), format!("the seccomp flag {name:?} is not known: {names} are"))
+        })
     })
+}
+
+/// Who is asked needs a way to be asked, and the runtime a way to hand it over.
+fn check_listener(profile: &oci::Seccomp) -> Result<()> {
+    const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+    if profile.default_action == NOTIFY {
+        return Err(Error::field("linux.seccomp.defaultAction", "SCMP_ACT_NOTIFY cannot be the default: name the calls to ask about"));
+    }
+    let asks = profile.syscalls.iter().any(|entry| entry.action == NOTIFY);
+    let unable = |entry: &oci::Syscalls| entry.action == NOTIFY && entry.names.iter().any(|name| name == "sendmsg");
+    if let Some(at) = profile.syscalls.iter().position(unable) {
+        let what = "SCMP_ACT_NOTIFY cannot be the action for sendmsg: the descriptor is handed over with it";
+        return Err(Error::field(format!("linux.seccomp.syscalls[{at}]"), what));
+    }
+    match (asks, profile.listener_path.is_empty()) {
+        (true, true) => Err(Error::field("linux.seccomp.listenerPath", "it is missing, but there are calls with SCMP_ACT_NOTIFY")),
+        (false, false) => Err(Error::field("linux.seccomp.listenerPath", "it is given, but no call has SCMP_ACT_NOTIFY")),
+        (_, false) if !std::path::Path::new(&profile.listener_path).is_absolute() => {
+            Err(Error::field("linux.seccomp.listenerPath", format!("{:?} is not an absolute path", profile.listener_path)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What becomes of a call, as the kernel encodes it.
@@ -60,6 +94,9 @@ type Action = u32;
 
 const KILL_PROCESS: Action = 0x8000_0000;
 const ERRNO: Action = 0x0005_0000;
+const TRACE: Action = 0x7ff0_0000;
+/// Linux has no error numbers above this, and takes larger ones from a filter for this one.
+const ERRNO_MAX: u32 = 4095;
 const ENOSYS: Action = ERRNO | 38;
 
 /// What becomes of a call: the first rule whose conditions hold, or else the last word.
@@ -78,7 +115,7 @@ struct Condition {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operator {
+pub(crate) enum Operator {
     Equal,
     NotEqual,
     Greater,
@@ -87,42 +124,57 @@ enum Operator {
     LessOrEqual,
 }
 
-fn action(name: &str, number: Option<u32>) -> Result<Action> {
+/// The names of actions, and their numbers without data.
+pub(crate) const ACTIONS: [(&str, Action); 9] = [
+    ("SCMP_ACT_KILL", 0),
+    ("SCMP_ACT_KILL_THREAD", 0),
+    ("SCMP_ACT_KILL_PROCESS", KILL_PROCESS),
+    ("SCMP_ACT_TRAP", 0x0003_0000),
+    ("SCMP_ACT_ERRNO", ERRNO),
+    ("SCMP_ACT_TRACE", TRACE),
+    ("SCMP_ACT_LOG", 0x7ffc_0000),
+    ("SCMP_ACT_NOTIFY", 0x7fc0_0000),
+    ("SCMP_ACT_ALLOW", 0x7fff_0000),
+];
+
+fn action(field: &str, name: &str, number: Option<u32>) -> Result<Action> {
     const EPERM: u32 = 1;
-    if number.is_some_and(|number| number > 0xffff) {
-        return Err(Error::invalid(format!(
-            "the seccomp errnoRet {} is out of range: the kernel keeps 16 bits of it",
-            number.unwrap_or(0)
-        )));
+    // Debuggers get any data, programs the numbers that the C library takes for errors. What does not fit would become another action.
+    let most = if name == "SCMP_ACT_TRACE" { 0xffff } else { ERRNO_MAX };
+    if let Some(number) = number.filter(|number| *number > most) {
+        return Err(Error::field(field, format!("the seccomp errnoRet {number} is out of range: 0 to {most} are allowed")));
     }
-    let data = number.unwrap_or(EPERM);
-    Ok(match name {
-        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
-        "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
-        "SCMP_ACT_TRAP" => 0x0003_0000,
-        "SCMP_ACT_ERRNO" => ERRNO | data,
-        "SCMP_ACT_TRACE" => 0x7ff0_0000 | data,
-        "SCMP_ACT_LOG" => 0x7ffc_0000,
-        "SCMP_ACT_ALLOW" => 0x7fff_0000,
-        "SCMP_ACT_NOTIFY" => return Err(Error::unsupported("the seccomp action SCMP_ACT_NOTIFY is not supported")),
-        other => return Err(Error::invalid(format!("{other:?} is not a seccomp action"))),
-    })
+    let known = ACTIONS.iter().find(|(known, _)| *known == name).map(|(_, action)| *action);
+    let action = known.ok_or_else(|| {
+        Error::field(field, format!("{name:?} is not a seccomp action: {} are", ACTIONS.map(|(name, _)| name).join(", ")))
+    })?;
+    Ok(if action == ERRNO || action == TRACE { action | number.unwrap_or(EPERM) } else { action })
 }
 
-fn condition(argument: &oci::SyscallArg) -> Result<Condition> {
+/// The operators of conditions.
+pub(crate) const OPERATORS: [(&str, Operator); 7] = [
+    ("SCMP_CMP_NE", Operator::NotEqual),
+    ("SCMP_CMP_LT", Operator::Less),
+    ("SCMP_CMP_LE", Operator::LessOrEqual),
+    ("SCMP_CMP_EQ", Operator::Equal),
+    ("SCMP_CMP_GE", Operator::GreaterOrEqual),
+    ("SCMP_CMP_GT", Operator::Greater),
+    ("SCMP_CMP_MASKED_EQ", Operator::Equal),
+];
+
+fn condition(field: &str, argument: &oci::SyscallArg) -> Result<Condition> {
     if argument.index > 5 {
-        return Err(Error::invalid(format!("a system call has arguments 0 to 5, not {}", argument.index)));
+        return Err(Error::field(field, format!("a system call has arguments 0 to 5, not {}", argument.index)));
     }
-    let plain = |operator| Condition { argument: argument.index, operator, value: argument.value, mask: u64::MAX };
+    let known = OPERATORS.iter().find(|(known, _)| *known == argument.op).map(|(_, operator)| *operator);
+    let operator = known.ok_or_else(|| {
+        let names = OPERATORS.map(|(name, _)| name).join(", ");
+        Error::field(field, format!("{:?} is not a seccomp operator: {names} are", argument.op))
+    })?;
+    let plain = Condition { argument: argument.index, operator, value: argument.value, mask: u64::MAX };
     Ok(match argument.op.as_str() {
-        "SCMP_CMP_EQ" => plain(Operator::Equal),
-        "SCMP_CMP_NE" => plain(Operator::NotEqual),
-        "SCMP_CMP_GT" => plain(Operator::Greater),
-        "SCMP_CMP_GE" => plain(Operator::GreaterOrEqual),
-        "SCMP_CMP_LT" => plain(Operator::Less),
-        "SCMP_CMP_LE" => plain(Operator::LessOrEqual),
-        "SCMP_CMP_MASKED_EQ" => Condition { value: argument.value_two & argument.value, mask: argument.value, ..plain(Operator::Equal) },
-        other => return Err(Error::invalid(format!("{other:?} is not a seccomp operator"))),
+        "SCMP_CMP_MASKED_EQ" => Condition { value: argument.value_two & argument.value, mask: argument.value, ..plain },
+        _ => plain,
     })
 }
 
@@ -157,7 +209,12 @@ fn architectures(profile: &oci::Seccomp) -> Result<(bool, bool)> {
             "SCMP_ARCH_X86" => x86 = true,
             "SCMP_ARCH_X32" => x32 = true,
             known if known.starts_with("SCMP_ARCH_") => {}
-            other => return Err(Error::invalid(format!("{other:?} is not an architecture"))),
+            other => {
+                return Err(Error::field(
+                    "linux.seccomp.architectures",
+                    format!("{other:?} is not an architecture: names like SCMP_ARCH_X86_64 are"),
+                ));
+            }
         }
     }
     Ok((x86, x32))
@@ -171,14 +228,16 @@ struct Entry {
     action: Action,
 }
 
-fn entry(entry: &oci::Syscalls) -> Result<Entry> {
-    let conditions = entry.args.iter().map(condition).collect::<Result<Vec<_>>>()?;
+fn entry((at, entry): (usize, &oci::Syscalls)) -> Result<Entry> {
+    let field = format!("linux.seccomp.syscalls[{at}]");
+    let one = |(at, argument): (usize, &oci::SyscallArg)| condition(&format!("{field}.args[{at}]"), argument);
+    let conditions = entry.args.iter().enumerate().map(one).collect::<Result<Vec<_>>>()?;
     // Two conditions on one argument are alternatives; on different arguments all must hold.
     let repeated = conditions.iter().enumerate().any(|(at, one)| conditions[..at].iter().any(|other| other.argument == one.argument));
     Ok(Entry {
         calls: entry.names.iter().filter_map(|name| TABLE.binary_search_by(|known| known.0.cmp(name.as_str())).ok()).collect(),
         rules: if repeated { conditions.iter().map(|one| vec![*one]).collect() } else { vec![conditions] },
-        action: action(&entry.action, entry.errno_ret)?,
+        action: action(&format!("{field}.action"), &entry.action, entry.errno_ret)?,
     })
 }
 
@@ -265,9 +324,9 @@ fn branch(code: u16, operand: u32, no: Vec<Instruction>, yes: Vec<Instruction>) 
 }
 
 fn program(profile: &oci::Seccomp) -> Result<Vec<Instruction>> {
-    let default = action(&profile.default_action, profile.default_errno_ret)?;
+    let default = action("linux.seccomp.defaultAction", &profile.default_action, profile.default_errno_ret)?;
     let (x86, x32) = architectures(profile)?;
-    let entries = profile.syscalls.iter().map(entry).collect::<Result<Vec<_>>>()?;
+    let entries = profile.syscalls.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
     let section = |architecture, first| search(&ranges(&verdicts(&entries, architecture, default), first, default));
     let kill = vec![op(RETURN, KILL_PROCESS)];
     let with_number = |section: Vec<Instruction>| [vec![op(LOAD, NUMBER)], section].concat();

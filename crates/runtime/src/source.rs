@@ -15,6 +15,7 @@ use rustix::mount::{
     open_tree,
 };
 
+use crate::listener::Listener;
 use crate::plan::{DeviceNode, Filesystem, IdMap, MountStep, NodeKind, Plan};
 use crate::root::{self, RootMount, explanation};
 use crate::spaces::Users;
@@ -29,6 +30,7 @@ pub(crate) struct Sources<'a> {
     /// In step with the plan's devices: the host's nodes, where none can be made (user namespaces).
     pub(crate) devices: Vec<Option<OwnedFd>>,
     pub(crate) program: Option<Vec<Instruction>>,
+    pub(crate) listener: Option<Listener>,
     /// Namespaces to join, given ones first.
     joined: Vec<(u64, BorrowedFd<'a>)>,
     opened: Vec<(u64, OwnedFd)>,
@@ -63,6 +65,7 @@ impl<'a> Sources<'a> {
             binds: Vec::with_capacity(plan.mounts.len()),
             devices: plan.devices.iter().map(device).collect::<Result<_>>()?,
             program: program(launch)?,
+            listener: Listener::connect(launch.spec.linux.seccomp.as_ref())?,
             joined,
             opened,
         };

@@ -140,8 +140,10 @@ fn links_of_the_image_do_not_lead_out() {
     std::fs::create_dir_all(&outside).unwrap();
     symlink(&outside, bed.path.join("lower/link")).unwrap();
     symlink("../../../../../../../../../..", bed.path.join("lower/climb")).unwrap();
-    let mut spec = sh("ls -d /link/volume /tmp/x");
-    for destination in ["/link/volume", "/climb/tmp/x"] {
+    let unique = &bed.name;
+    let climb = format!("/climb/tmp/{unique}-climbed");
+    let mut spec = sh(&format!("ls -d /link/volume /tmp/{unique}-climbed"));
+    for destination in ["/link/volume", climb.as_str()] {
         spec.mounts.push(oci::Mount {
             destination: destination.into(),
             kind: "tmpfs".into(),
@@ -153,7 +155,7 @@ fn links_of_the_image_do_not_lead_out() {
     let outcome = bed.run(&spec).unwrap();
     assert_eq!(outcome.code, 0, "{}", outcome.text);
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
-    assert!(!std::path::Path::new("/tmp/x").exists());
+    assert!(!std::path::Path::new("/tmp").join(format!("{unique}-climbed")).exists());
     // The lists of users are read inside too.
     std::fs::remove_file(bed.path.join("lower/etc/passwd")).unwrap();
     symlink("/../../../../../../etc/shadow", bed.path.join("lower/etc/passwd")).unwrap();

@@ -221,3 +221,153 @@ fn mistakes_are_refused() {
     assert!(bundle.ok(&["--help"]).contains("Commands:"));
     assert!(bundle.ok(&["--version"]).contains("spec: "));
 }
+
+#[test]
+fn limits_are_changed_and_shown() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new(sh("sleep 60"));
+    bundle.create(&[]);
+    bundle.ok(&["start", "box"]);
+    assert!(bundle.refused(&["update", "box"]).contains("nothing to change"));
+    bundle.ok(&["update", "box", "--memory", "64m", "--pids-limit=77", "--cpu-share", "512"]);
+    let resources = bundle.bed.path.join("resources.json");
+    std::fs::write(&resources, r#"{"cpu": {"quota": 50000, "period": 100000}, "memory": {"reservation": 33554432}}"#).unwrap();
+    bundle.ok(&["update", "-r", resources.to_str().unwrap(), "box"]);
+    let stats: serde_json::Value = serde_json::from_str(&bundle.ok(&["events", "--stats", "box"])).unwrap();
+    assert_eq!((&stats["type"], &stats["id"]), (&"stats".into(), &"box".into()));
+    assert_eq!(stats["data"]["memory"]["usage"]["limit"], 64 << 20);
+    assert_eq!(stats["data"]["pids"]["limit"], 77);
+    assert_eq!(stats["data"]["pids"]["current"], 1);
+    let group = cgroup::Group::open(&bundle.bed.system, &std::path::Path::new(&bundle.bed.name).join("one"));
+    let cpu = group.directory_of("cpu").unwrap();
+    let quota = std::fs::read_to_string(cpu.join("cpu.cfs_quota_us")).or_else(|_| std::fs::read_to_string(cpu.join("cpu.max"))).unwrap();
+    assert!(quota.starts_with("50000"), "{quota}");
+    std::fs::write(&resources, r#"{"memory": {"limit": "much"}}"#).unwrap();
+    assert!(bundle.refused(&["update", "-r", resources.to_str().unwrap(), "box"]).contains("memory.limit: invalid type"));
+    assert!(bundle.refused(&["update", "--memory", "much", "box"]).contains("--memory takes a size"));
+
+    // Lines come until the container ends.
+    let mut events = bundle.command(&["events", "--interval", "10ms", "box"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(events.stdout.take().unwrap()));
+    for _ in 0..3 {
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["type"], "stats");
+    }
+    bundle.ok(&["kill", "-a", "box", "KILL"]);
+    drop(lines);
+    assert!(events.wait().unwrap().code().is_some());
+    wait_until("it has ended", || bundle.status() == "stopped");
+    assert!(bundle.refused(&["events", "box"]).contains("not running"));
+    assert!(bundle.refused(&["update", "--memory", "1g", "box"]).contains("it is stopped"));
+    bundle.ok(&["delete", "box"]);
+}
+
+#[test]
+fn what_it_can_do_and_a_configuration_to_begin_with() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new(sh("true"));
+    let features: serde_json::Value = serde_json::from_str(&bundle.ok(&["features"])).unwrap();
+    assert_eq!((&features["ociVersionMin"], &features["ociVersionMax"]), (&"1.0.0".into(), &"1.3.0".into()));
+    assert_eq!(features["linux"]["cgroup"]["systemd"], false);
+    assert!(bundle.refused(&["spec"]).contains("exists already"));
+    let folder = bundle.bed.path.join("fresh");
+    std::fs::create_dir_all(&folder).unwrap();
+    bundle.ok(&["spec", "--bundle", folder.to_str().unwrap()]);
+    std::os::unix::fs::symlink(bundle.bed.path.join("lower"), folder.join("rootfs")).unwrap();
+    let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    assert_eq!(text["ociVersion"], "1.3.0");
+    text["process"]["terminal"] = false.into();
+    text["process"]["args"] = serde_json::json!(["echo", "made"]);
+    text["process"]["env"] = serde_json::json!(["PATH=/bin"]);
+    text["linux"]["cgroupsPath"] = format!("/{}/two", bundle.bed.name).into();
+    let other = bundle.bed.path.join("other.json");
+    std::fs::write(&other, text.to_string()).unwrap();
+    let output = bundle.call(&["run", "box", "-f", other.to_str().unwrap(), "-b", folder.to_str().unwrap()]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"made\n"[..]), "{output:?}");
+}
+
+#[test]
+fn flags_of_other_engines() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new(sh("readlink /proc/self/ns/mnt > /dev/null && pwd && cat /proc/self/cgroup | grep -c one"));
+    let run = |args: &[&str]| {
+        let output = bundle.call(args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, plain, said) = run(&["run", "box"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_ne!(plain, "/\n0\n");
+    let (code, text, said) = run(&["run", "--no-pivot", "--no-new-keyring", "--no-subreaper", "box"]);
+    assert_eq!((code, text), (Some(0), plain), "{said}");
+    let (_, text, _) = run(&["--cgroup-manager=disabled", "run", "box"]);
+    assert_eq!(text, "/\n0\n");
+    for (args, words) in [
+        (vec!["--systemd-cgroup", "run", "box"], "--cgroup-manager=cgroupfs"),
+        (vec!["--cgroup-manager=systemd", "run", "box"], "systemd are not supported"),
+        (vec!["--cgroup-manager=moon", "run", "box"], "cgroupfs or disabled"),
+        (vec!["--rootless=true", "run", "box"], "--rootless is not supported"),
+        (vec!["--log-format", "xml", "run", "box"], "text or json"),
+        (vec!["list", "box"], "one argument too many"),
+    ] {
+        assert!(bundle.refused(&args).contains(words), "{args:?}");
+    }
+    let log = bundle.bed.path.join("log");
+    run(&["--debug", "--log", log.to_str().unwrap(), "--log-format=json", "run", "box"]);
+    assert!(std::fs::read_to_string(&log).unwrap().contains("\"level\":\"debug\",\"msg\":\"run box\""));
+
+    // The process as a descriptor.
+    let path = bundle.bed.path.join("pidfd.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    run(&["run", "--pidfd-socket", path.to_str().unwrap(), "box"]);
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0u8; 64];
+    rustix::net::recvmsg(stream.as_fd(), &mut [std::io::IoSliceMut::new(&mut name)], &mut ancillary, rustix::net::RecvFlags::CMSG_CLOEXEC)
+        .unwrap();
+    assert!(name.starts_with(b"pidfd\0"));
+    assert_eq!(ancillary.drain().count(), 1);
+}
+
+/// A configuration with a mistake is told by its path, and leaves nothing.
+#[test]
+fn mistakes_in_the_configuration_have_a_path() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new(sh("true"));
+    let path = bundle.bed.path.join("config.json");
+    let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let cases = [
+        ("/ociVersion", serde_json::json!("2.0.0"), "ociVersion: "),
+        ("/process/args", serde_json::json!("true"), "process.args: "),
+        ("/process/args", serde_json::json!([]), "process.args: no command"),
+        ("/process/cwd", serde_json::json!("here"), "process.cwd: "),
+        ("/process/capabilities/bounding/0", serde_json::json!("CAP_FLY"), "process.capabilities.bounding[0]: "),
+        ("/mounts/1/destination", serde_json::json!("/"), "mounts[1].destination: "),
+        ("/mounts/1/type", serde_json::json!(7), "mounts[1].type: "),
+        ("/linux/namespaces/2/type", serde_json::json!("moon"), "linux.namespaces[2].type: "),
+        ("/linux/resources/devices/0/access", serde_json::json!("rwx"), "linux.resources.devices[0].access: "),
+        ("/linux/seccomp/syscalls/0/action", serde_json::json!("SCMP_ACT_SING"), "linux.seccomp.syscalls[0].action: "),
+        ("/linux/maskedPaths", serde_json::json!({"a": 1}), "linux.maskedPaths: "),
+    ];
+    for (pointer, value, words) in cases {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(&path, bad.to_string()).unwrap();
+        for command in ["create", "run"] {
+            let said = bundle.refused(&[command, "box"]);
+            assert!(said.contains(words), "{pointer}: {said}");
+            assert_eq!(bundle.ok(&["list", "-q"]), "", "{pointer}");
+            for hierarchy in bundle.bed.system.hierarchies() {
+                assert!(!hierarchy.mount.join(&bundle.bed.name).join("one").exists(), "{pointer}");
+            }
+        }
+    }
+}

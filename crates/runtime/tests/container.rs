@@ -326,7 +326,7 @@ fn what_cannot_be_executed_is_told_apart() {
     assert_eq!(failure("/no-program"), (126, "exec \"/no-program\": exec format error".into()));
     assert_eq!(failure("bin/../no/such").0, 127);
     let error = bed.run(&spec(&[])).unwrap_err();
-    assert_eq!(error.to_string(), "no command specified");
+    assert_eq!(error.to_string(), "process.args: no command specified");
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn mappings_that_make_no_sense_are_refused() {
             gid_mappings: map(0, 1, 1),
             ..bind(&bed.path, &["bind"])
         }))
-        .contains("uidMappings[1] overlaps")
+        .contains("uidMappings[1]: it overlaps")
     );
     let with = |maps: Vec<oci::IdMapping>| {
         let mut spec = mapped("true");

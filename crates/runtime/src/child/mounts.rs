@@ -88,7 +88,24 @@ fn mount_new(
         let copy = rustix::io::fcntl_dupfd_cloexec(&mount, 3).map_err(Error::step(step.name()))?;
         made.readonly.push((step.name(), copy));
     }
+    if step.copy_up {
+        copy_up(step, &mount, parameters, root)?;
+    }
     place_new(step, kind, mount, root, made)
+}
+
+fn copy_up(step: &MountStep, mount: &OwnedFd, parameters: &[(String, Option<String>)], root: BorrowedFd<'_>) -> Result<()> {
+    let fail = || Error::step(format!("{}: copy what it covers", step.name()));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    match open_in(root, &step.target, flags) {
+        // There is nothing to cover.
+        Err(Errno::NOENT) => Ok(()),
+        covered => {
+            let target = openat(mount, c".", flags | OFlags::CLOEXEC, Mode::empty()).map_err(fail())?;
+            let keep_mode = parameters.iter().any(|(name, _)| name == "mode");
+            super::copy_up::copy(&covered.map_err(fail())?, &target, keep_mode).map_err(fail())
+        }
+    }
 }
 
 /// Attaches a new filesystem, and remembers those that later steps work in.

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, setrlimit};
 
 use crate::error::ExecFailure;
-use crate::plan::{ProcessPlan, Rlimit, UserChoice, capability_names};
+use crate::listener::Listener;
+use crate::plan::{ProcessPlan, Rlimit, Schedule, UserChoice, capability_names};
 use crate::{Error, Result, path};
 
 /// As whom the program runs.
@@ -32,6 +33,8 @@ pub(crate) struct Order<'a> {
     pub(crate) preserve_fds: u32,
     pub(crate) die_with_caller: bool,
     pub(crate) in_user_namespace: bool,
+    /// Whom the filter asks, and what is said to them.
+    pub(crate) listener: Option<(&'a Listener, &'a [u8])>,
 }
 
 /// Where programs are looked for when the environment does not say.
@@ -49,7 +52,36 @@ pub(crate) fn prepare(process: &ProcessPlan) -> Result<()> {
     if let Some(persona) = process.personality {
         kernel::fork::set_personality(persona).map_err(Error::step("set the execution domain"))?;
     }
+    take_schedule(&process.schedule)?;
     change_directory(process)
+}
+
+fn take_schedule(schedule: &Schedule) -> Result<()> {
+    if let Some(attributes) = &schedule.cpu {
+        kernel::sched::set(attributes).map_err(Error::step("process.scheduler: set the scheduling policy"))?;
+    }
+    if let Some((class, level)) = schedule.io {
+        kernel::sched::set_io_priority(class, level).map_err(Error::step("process.ioPriority: set the I/O priority"))?;
+    }
+    if let Some((mode, nodes)) = &schedule.memory {
+        kernel::sched::set_memory_policy(*mode, nodes).map_err(Error::step("linux.memoryPolicy: set the memory policy"))?;
+    }
+    Ok(())
+}
+
+/// Chooses the CPUs that the calling process may run on; an empty list changes nothing.
+pub(crate) fn choose_cpus(cpus: &[usize]) -> Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    for &cpu in cpus {
+        if cpu >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(Error::field("process.execCPUAffinity", format!("{cpu} is more than {} CPUs", rustix::thread::CpuSet::MAX_CPU)));
+        }
+        set.set(cpu);
+    }
+    rustix::thread::sched_setaffinity(None, &set).map_err(Error::step(format!("process.execCPUAffinity: run on the CPUs {cpus:?}")))
 }
 
 fn set_limit(limit: &Rlimit) -> Result<()> {
@@ -87,6 +119,7 @@ pub(crate) fn become_program(order: &Order<'_>, kept: &[BorrowedFd<'_>]) -> Resu
     let environment = Strings::new(environment(process, &order.credentials.home));
     let mut kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(order.init.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(order.listener.map(|(listener, _)| listener.socket.as_raw_fd()));
     // A command like /proc/self/fd/7/bin/sh must not find a directory of the host behind 7.
     kernel::fork::close_all_but(3 + order.preserve_fds, &mut kept);
     if order.preserve_fds > 0 {
@@ -146,7 +179,14 @@ fn take_credentials(order: &Order<'_>) -> Result<()> {
 
 fn load_filter(order: &Order<'_>) -> Result<()> {
     let Some(program) = order.program else { return Ok(()) };
-    kernel::seccomp::load(program, order.process.seccomp_flags.unwrap_or(0)).map_err(Error::step("load the seccomp filter"))
+    let (flags, fail) = (order.process.seccomp_flags.unwrap_or(0), Error::step("load the seccomp filter"));
+    match order.listener {
+        None => kernel::seccomp::load(program, flags).map_err(fail),
+        Some((listener, message)) => {
+            let descriptor = kernel::seccomp::load_with_listener(program, flags).map_err(fail)?;
+            listener.send(message, descriptor.as_fd())
+        }
+    }
 }
 
 /// Names what this machine does not have to give.

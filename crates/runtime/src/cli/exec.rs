@@ -8,11 +8,29 @@ use std::path::PathBuf;
 use super::args::{Args, Flags};
 use super::state::{Folder, Status};
 use super::{Global, Outcome, run, seal, stdio, terminal, words};
-use crate::{ExecTarget, Joining, Stdio, oci};
+use crate::{ExecTarget, Joining, Stdio, config, oci};
 
 const FLAGS: Flags = Flags {
-    values: &["u", "user", "cwd", "e", "env", "cap", "c", "p", "process", "console-socket", "pid-file", "preserve-fds"],
-    switches: &["t", "tty", "d", "detach", "no-new-privs"],
+    values: &[
+        "u",
+        "user",
+        "g",
+        "additional-gids",
+        "cwd",
+        "e",
+        "env",
+        "cap",
+        "c",
+        "p",
+        "process",
+        "console-socket",
+        "pid-file",
+        "pidfd-socket",
+        "preserve-fds",
+        "apparmor",
+        "process-label",
+    ],
+    switches: &["t", "tty", "d", "detach", "no-new-privs", "ignore-paused"],
 };
 
 pub(super) fn exec(global: &Global, args: &[OsString]) -> Outcome {
@@ -23,6 +41,8 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Outcome {
     let record = folder.load()?;
     match folder.status(&record) {
         Status::Running | Status::Created => {}
+        // It waits until the container goes on.
+        Status::Paused if args.has(&["ignore-paused"]) => {}
         other => return Err(format!("cannot execute in the container {id:?}: it is {}", other.name())),
     }
     let (pid, pidfd) = record.process().ok_or_else(|| format!("the container {id:?} is not running"))?;
@@ -32,12 +52,13 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Outcome {
     if process.terminal && detach && console_socket.is_none() {
         return Err("the process wants a terminal: give --console-socket to receive it".into());
     }
-    let joining = Joining { preserve_fds: args.number("preserve-fds")?.unwrap_or(0), ..Joining::default() };
+    let joining = Joining { preserve_fds: args.number("preserve-fds")?.unwrap_or(0), id: id.clone(), ..Joining::default() };
     let pid_file = args.value("pid-file").map(PathBuf::from);
     let signals = if detach { None } else { Some(terminal::signals()?) };
     let system = cgroup::System::detect().map_err(words)?;
     let group = cgroup::Group::open(&system, &record.cgroup);
-    let target = ExecTarget { pid, pidfd: pidfd.as_fd(), group: Some(&group), spec: &record.spec, seccomp_program: None };
+    let target =
+        ExecTarget { pid, pidfd: pidfd.as_fd(), group: record.grouped.then_some(&group), spec: &record.spec, seccomp_program: None };
     let streams = if process.terminal {
         Stdio::Tty { size: process.console_size.as_ref().map(|size| (size.height, size.width)).or_else(|| terminal::size(stdio::stdin())) }
     } else {
@@ -45,9 +66,12 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Outcome {
     };
     let running = crate::exec(&target, &process, streams, &joining).map_err(words)?;
     run::write_pid(pid_file.as_deref(), running.pid)?;
+    if let Some(socket) = args.value("pidfd-socket") {
+        terminal::hand_over(std::path::Path::new(&socket), b"pidfd", running.pidfd.as_fd())?;
+    }
     let master = match (running.tty_master, console_socket) {
         (Some(master), Some(socket)) => {
-            terminal::hand_over(&socket, master)?;
+            terminal::hand_over(&socket, terminal::NAME, master.as_fd())?;
             None
         }
         (master, _) => master,
@@ -59,7 +83,7 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Outcome {
 fn process(args: &Args, spec: &oci::Spec) -> Result<oci::Process, String> {
     if let Some(path) = args.any(&["p", "process"]).map(PathBuf::from) {
         let bytes = fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
-        return serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display()));
+        return config::parse_part(&bytes).map_err(|error| format!("{}: {}", path.display(), words(error)));
     }
     let mut process = spec.process.clone().unwrap_or_default();
     process.args = args.command();
@@ -80,6 +104,11 @@ fn process(args: &Args, spec: &oci::Spec) -> Result<oci::Process, String> {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
         process.user = oci::User { uid: number(uid)?, gid: gid.map_or(Ok(process.user.gid), number)?, ..oci::User::default() };
     }
+    for group in args.all(&["g", "additional-gids"]) {
+        process.user.additional_gids.push(group.parse().map_err(|_| format!("--additional-gids takes a number, not {group:?}"))?);
+    }
+    process.apparmor_profile = args.text(&["apparmor"]).unwrap_or(process.apparmor_profile);
+    process.selinux_label = args.text(&["process-label"]).unwrap_or(process.selinux_label);
     let added = args.all(&["cap", "c"]);
     if !added.is_empty() {
         let sets = process.capabilities.get_or_insert_default();

@@ -15,7 +15,7 @@ use crate::launch::after_stop;
 const KILL_TIMEOUT_S: i64 = 10;
 
 fn parse(args: &[OsString], values: &'static [&'static str], switches: &'static [&'static str]) -> Result<Args, String> {
-    Args::parse(args, &Flags { values, switches })
+    Args::parse_anywhere(args, &Flags { values, switches })
 }
 
 fn load(global: &Global, id: &str) -> Result<(Folder, Record), String> {
@@ -25,6 +25,9 @@ fn load(global: &Global, id: &str) -> Result<(Folder, Record), String> {
 }
 
 fn group(record: &Record) -> Result<cgroup::Group, String> {
+    if !record.grouped {
+        return Err(format!("the container {:?} has no control group of its own", record.id));
+    }
     Ok(cgroup::Group::open(&cgroup::System::detect().map_err(words)?, &record.cgroup))
 }
 
@@ -125,7 +128,6 @@ pub(super) fn delete(global: &Global, args: &[OsString]) -> Outcome {
         Err(_) if force => return Ok(0),
         Err(error) => return Err(error),
     };
-    let group = group(&record)?;
     match folder.status(&record) {
         Status::Stopped => {}
         // A process that waits for its start has nothing to lose.
@@ -133,7 +135,10 @@ pub(super) fn delete(global: &Global, args: &[OsString]) -> Outcome {
         _ if force => kill_and_wait(&record)?,
         other => return Err(format!("the container {id:?} cannot be deleted: it is {}; stop it or use --force", other.name())),
     }
-    group.kill_all().and_then(|()| group.remove()).map_err(words)?;
+    if record.grouped {
+        let group = group(&record)?;
+        group.kill_all().and_then(|()| group.remove()).map_err(words)?;
+    }
     let failed: Vec<String> = after_stop(&record.spec, &record.id, &record.bundle).into_iter().map(words).collect();
     folder.remove()?;
     if failed.is_empty() { Ok(0) } else { Err(failed.join("; ")) }
@@ -143,7 +148,7 @@ fn kill_and_wait(record: &Record) -> Result<(), String> {
     let Some((_, pidfd)) = record.process() else { return Ok(()) };
     // It may have ended meanwhile. A frozen process dies when it is thawed, which kill_all sees to.
     let _ = kernel::pidfd::send_signal(pidfd.as_fd(), 9);
-    let _ = group(record)?.thaw();
+    let _ = group(record).map(|group| group.thaw());
     wait_for_end(record)
 }
 
@@ -159,6 +164,7 @@ pub(super) fn wait_for_end(record: &Record) -> Result<(), String> {
 
 pub(super) fn list(global: &Global, args: &[OsString]) -> Outcome {
     let args = parse(args, &["f", "format"], &["q", "quiet"])?;
+    args.nothing_more()?;
     let format = args.text(&["f", "format"]).unwrap_or_else(|| "table".into());
     let entries = match fs::read_dir(&global.root) {
         Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
@@ -180,14 +186,14 @@ pub(super) fn list(global: &Global, args: &[OsString]) -> Outcome {
         "json" => print(&format!("{}\n", serde_json::Value::from_iter(found.iter().map(|(record, status)| record.json(*status))))),
         "table" => {
             let width = found.iter().map(|(record, _)| record.id.len()).max().unwrap_or(0).max(8) + 2;
-            let row = |id: &str, pid: &str, status: &str, bundle: &str, created: &str| {
-                format!("{id:width$}{pid:<10}{status:<10}{bundle}  {created}\n")
+            let row = |id: &str, pid: &str, status: &str, bundle: &str, created: &str, owner: &str| {
+                format!("{id:width$}{pid:<10}{status:<10}{bundle}  {created:<30}  {owner}\n")
             };
             let rows = found.iter().map(|(record, status)| {
                 let pid = if *status == Status::Stopped { 0 } else { record.pid };
-                row(&record.id, &pid.to_string(), status.name(), &record.bundle.display().to_string(), &record.created)
+                row(&record.id, &pid.to_string(), status.name(), &record.bundle.display().to_string(), &record.created, "root")
             });
-            print(&[row("ID", "PID", "STATUS", "BUNDLE", "CREATED")].into_iter().chain(rows).collect::<String>());
+            print(&[row("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")].into_iter().chain(rows).collect::<String>());
         }
         other => return Err(format!("--format takes table or json, not {other:?}")),
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
@@ -14,8 +14,8 @@ use crate::launch::{Gate, after_stop};
 use crate::{Group, Launch, Root, Stdio, control, oci};
 
 const FLAGS: Flags = Flags {
-    values: &["b", "bundle", "console-socket", "pid-file", "preserve-fds"],
-    switches: &["d", "detach", "keep", "no-pivot", "no-new-keyring"],
+    values: &["b", "bundle", "f", "config", "console-socket", "pid-file", "pidfd-socket", "preserve-fds"],
+    switches: &["d", "detach", "keep", "no-pivot", "no-new-keyring", "no-subreaper"],
 };
 
 /// What `create` and `run` have in common.
@@ -28,31 +28,52 @@ struct Job {
     system: cgroup::System,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     preserve_fds: u32,
+    no_pivot: bool,
+    keep_keyring: bool,
+    groups: bool,
     detach: bool,
     keep: bool,
 }
 
 impl Job {
     fn parse(global: &Global, args: &[OsString]) -> Result<Self, String> {
-        let args = Args::parse(args, &FLAGS)?;
-        if args.has(&["no-pivot"]) {
-            return Err("--no-pivot is not supported: it is found out whether the root can be pivoted".into());
-        }
+        // `no-subreaper` needs nothing: this runtime never makes itself one.
+        let args = Args::parse_anywhere(args, &FLAGS)?;
         let bundle = args.any(&["b", "bundle"]).map_or(PathBuf::from("."), PathBuf::from);
         let bundle = fs::canonicalize(&bundle).map_err(|error| format!("open the bundle {}: {error}", bundle.display()))?;
         let (console_socket, pid_file) = (args.value("console-socket").map(PathBuf::from), args.value("pid-file").map(PathBuf::from));
+        let pidfd_socket = args.value("pidfd-socket").map(PathBuf::from);
+        let (no_pivot, keep_keyring) = (args.has(&["no-pivot"]), args.has(&["no-new-keyring"]));
+        let config = args.any(&["f", "config"]).map_or(bundle.join("config.json"), PathBuf::from);
         let preserve_fds = args.number("preserve-fds")?.unwrap_or(0);
         let (detach, keep) = (args.has(&["d", "detach"]), args.has(&["keep"]));
         let id = args.only_id()?;
         let folder = Folder::of(global, &id)?;
-        let spec = state::read_spec(&bundle)?;
+        let spec = state::read_spec(&config)?;
         let group = match spec.linux.cgroups_path.as_str() {
             "" => PathBuf::from(format!("cais-runtime-{id}")),
             path => PathBuf::from(path),
         };
         let system = cgroup::System::detect().map_err(words)?;
-        Ok(Self { id, bundle, spec, folder, group, system, console_socket, pid_file, preserve_fds, detach, keep })
+        Ok(Self {
+            id,
+            bundle,
+            spec,
+            folder,
+            group,
+            system,
+            console_socket,
+            pid_file,
+            pidfd_socket,
+            preserve_fds,
+            no_pivot,
+            keep_keyring,
+            groups: global.groups,
+            detach,
+            keep,
+        })
     }
 
     fn terminal(&self) -> bool {
@@ -71,8 +92,10 @@ impl Job {
         let root = self.spec.root.as_ref().map_or(Path::new("rootfs"), |root| root.path.as_path());
         let launch = Launch {
             bundle: &self.bundle,
-            cgroup: Some(Group { system: &self.system, path: &self.group }),
+            cgroup: self.groups.then_some(Group { system: &self.system, path: &self.group }),
             preserve_fds: self.preserve_fds,
+            no_pivot: self.no_pivot,
+            keep_keyring: self.keep_keyring,
             gate,
             ..Launch::new(&self.id, &self.spec, Root::Path(self.bundle.join(root)), streams)
         };
@@ -80,7 +103,7 @@ impl Job {
     }
 
     /// Notes what other commands need.
-    fn record(&self, pid: Pid) -> Result<Record, String> {
+    fn record(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> Result<Record, String> {
         let start_time = state::start_time(pid).map_or(0, |(start, _)| start);
         let record = Record {
             id: self.id.clone(),
@@ -88,11 +111,15 @@ impl Job {
             start_time,
             bundle: self.bundle.clone(),
             cgroup: self.group.clone(),
+            grouped: self.groups,
             created: state::now(),
             spec: self.spec.clone(),
         };
         self.folder.save(&record)?;
         write_pid(self.pid_file.as_deref(), pid)?;
+        if let Some(socket) = &self.pidfd_socket {
+            terminal::hand_over(socket, b"pidfd", pidfd)?;
+        }
         Ok(record)
     }
 }
@@ -129,16 +156,16 @@ fn create_in(job: &Job) -> Result<(), String> {
     let (pid, pidfd, group) = created.leave();
     let finish = || {
         if let (Some(master), Some(socket)) = (master, &job.console_socket) {
-            terminal::hand_over(socket, master)?;
+            terminal::hand_over(socket, terminal::NAME, master.as_fd())?;
         }
-        job.record(pid).map(drop)
+        job.record(pid, pidfd.as_fd()).map(drop)
     };
     finish().inspect_err(|_| crate::launch::discard(pidfd.as_fd(), group.as_ref()))
 }
 
 /// Lets a created container execute its program.
 pub(super) fn start(global: &Global, args: &[OsString]) -> Outcome {
-    let id = Args::parse(args, &Flags { values: &[], switches: &[] })?.only_id()?;
+    let id = Args::parse_anywhere(args, &Flags { values: &[], switches: &[] })?.only_id()?;
     let folder = Folder::of(global, &id)?;
     let record = folder.load()?;
     match folder.status(&record) {
@@ -202,8 +229,8 @@ fn run_in(job: &Job) -> Outcome {
     let signals = if job.detach { None } else { Some(terminal::signals()?) };
     let mut running = job.make(None)?.start().map_err(words)?;
     let group = running.group.take();
-    let noted = job.record(running.pid).and_then(|_| match (running.tty_master.take(), &job.console_socket) {
-        (Some(master), Some(socket)) => terminal::hand_over(socket, master).map(|()| None),
+    let noted = job.record(running.pid, running.pidfd.as_fd()).and_then(|_| match (running.tty_master.take(), &job.console_socket) {
+        (Some(master), Some(socket)) => terminal::hand_over(socket, terminal::NAME, master.as_fd()).map(|()| None),
         (master, _) => Ok(master),
     });
     let master: Option<OwnedFd> = match (noted, &signals) {

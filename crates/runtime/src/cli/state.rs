@@ -11,10 +11,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{Global, words};
-use crate::oci;
+use crate::{config, oci};
 
-/// Longer configurations are refused.
-const CONFIG_BYTES_MAX: u64 = 16 << 20;
 const ID_BYTES_MAX: usize = 1024;
 
 /// `state.json`.
@@ -28,8 +26,15 @@ pub(super) struct Record {
     pub(super) bundle: PathBuf,
     /// Below each hierarchy's mount point.
     pub(super) cgroup: PathBuf,
+    /// Whether there is one, and its processes are the container's alone.
+    #[serde(default = "yes")]
+    pub(super) grouped: bool,
     pub(super) created: String,
     pub(super) spec: oci::Spec,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a container does.
@@ -152,7 +157,7 @@ impl Record {
     /// The state of the OCI specification.
     pub(super) fn json(&self, status: Status) -> serde_json::Value {
         serde_json::json!({
-            "ociVersion": super::OCI_VERSION,
+            "ociVersion": config::OCI_VERSION,
             "id": self.id,
             "pid": if status == Status::Stopped { 0 } else { self.pid },
             "status": status.name(),
@@ -160,6 +165,8 @@ impl Record {
             "rootfs": self.rootfs(),
             "created": self.created,
             "annotations": self.spec.annotations,
+            // Containers are made by root alone.
+            "owner": "root",
         })
     }
 
@@ -179,15 +186,11 @@ pub(super) fn start_time(pid: Pid) -> Option<(u64, bool)> {
 }
 
 /// A bundle's `config.json`.
-pub(super) fn read_spec(bundle: &Path) -> Result<oci::Spec, String> {
-    let path = bundle.join("config.json");
+pub(super) fn read_spec(path: &Path) -> Result<oci::Spec, String> {
     let mut bytes = Vec::new();
-    let read = fs::File::open(&path).and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = fs::File::open(path).and_then(|file| file.take(config::CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("read {}: {error}", path.display()))?;
-    if bytes.len() as u64 > CONFIG_BYTES_MAX {
-        return Err(format!("{} is longer than {CONFIG_BYTES_MAX} bytes", path.display()));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display()))
+    config::parse(&bytes).map_err(|error| format!("{}: {}", path.display(), words(error)))
 }
 
 /// This moment as RFC 3339 in UTC.
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn names_do_not_lead_elsewhere() {
-        let global = Global { root: "/run/x".into(), log: None, json: false };
+        let global = Global { root: "/run/x".into(), log: None, json: false, groups: true };
         for bad in ["", ".", "..", "a/b", "a b", "ä"] {
             assert!(Folder::of(&global, bad).is_err(), "{bad:?}");
         }

@@ -25,20 +25,23 @@ pub(super) fn size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
     tcgetwinsize(terminal).ok().map(|size| (size.ws_row, size.ws_col))
 }
 
-/// Sends the terminal's master over the socket at `path`, as runc does: its name as data.
-pub(super) fn hand_over(path: &Path, master: OwnedFd) -> Result<(), String> {
+/// The name under which a terminal is handed over.
+pub(super) const NAME: &[u8] = b"/dev/ptmx";
+
+/// Sends a descriptor over the socket at `path`, as runc does: with a name as data.
+pub(super) fn hand_over(path: &Path, name: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), String> {
     let send = || -> Result<(), Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
-        let fds = [master.as_fd()];
+        let fds = [descriptor.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(Errno::NOBUFS);
         }
-        sendmsg(&socket, &[IoSlice::new(b"/dev/ptmx")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+        sendmsg(&socket, &[IoSlice::new(name)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
     };
-    send().map_err(|errno| format!("hand the terminal over to {}: {errno}", path.display()))
+    send().map_err(|errno| format!("hand {} over to {}: {errno}", String::from_utf8_lossy(name), path.display()))
 }
 
 /// Reads a FIFO that was opened without waiting, until its last writer is gone.

@@ -86,19 +86,21 @@ impl Capabilities {
     /// # Errors
     /// [`Error::Invalid`] for a name that Linux does not have.
     pub fn of(lists: &oci::Capabilities) -> Result<Self> {
-        let mask = |names: &[String]| {
-            names.iter().try_fold(0u64, |mask, name| {
-                capability_number(name)
-                    .map(|number| mask | 1 << number)
-                    .ok_or_else(|| Error::invalid(format!("{name:?} is not a capability")))
+        let mask = |names: &[String], set: &str| {
+            names.iter().enumerate().try_fold(0u64, |mask, (at, name)| {
+                let unknown = || {
+                    let field = format!("process.capabilities.{set}[{at}]");
+                    Error::field(field, format!("{name:?} is not a capability: names like CAP_CHOWN are"))
+                };
+                capability_number(name).map(|number| mask | 1 << number).ok_or_else(unknown)
             })
         };
         Ok(Self {
-            bounding: mask(&lists.bounding)?,
-            effective: mask(&lists.effective)?,
-            permitted: mask(&lists.permitted)?,
-            inheritable: mask(&lists.inheritable)?,
-            ambient: mask(&lists.ambient)?,
+            bounding: mask(&lists.bounding, "bounding")?,
+            effective: mask(&lists.effective, "effective")?,
+            permitted: mask(&lists.permitted, "permitted")?,
+            inheritable: mask(&lists.inheritable, "inheritable")?,
+            ambient: mask(&lists.ambient, "ambient")?,
         })
     }
 }

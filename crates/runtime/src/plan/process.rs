@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::Resource;
 
+use super::schedule::{self, Schedule};
 use super::{Capabilities, clean};
 use crate::{Error, Result, oci, seccomp};
 
@@ -31,6 +32,8 @@ pub struct ProcessPlan {
     pub personality: Option<u32>,
     /// A filter is loaded, with these flags.
     pub seccomp_flags: Option<u32>,
+    /// How it is scheduled.
+    pub schedule: Schedule,
 }
 
 /// The user, by number.
@@ -60,46 +63,44 @@ pub struct Rlimit {
 pub(crate) fn plan(process: &oci::Process, linux: &oci::Linux) -> Result<ProcessPlan> {
     refuse_unserved(process)?;
     if process.args.is_empty() {
-        return Err(Error::invalid("no command specified"));
+        return Err(Error::field("process.args", "no command specified"));
     }
     if process.args[0].is_empty() {
-        return Err(Error::invalid("the command is empty"));
+        return Err(Error::field("process.args[0]", "the command is empty"));
     }
-    let strings = |strings: &[String], what: &str| -> Result<Vec<CString>> {
-        strings
-            .iter()
-            .map(|text| CString::new(text.as_str()).map_err(|_| Error::invalid(format!("{what} {text:?} contains a zero byte"))))
-            .collect()
+    let strings = |strings: &[String], field: &str| -> Result<Vec<CString>> {
+        let string = |(at, text): (usize, &String)| {
+            CString::new(text.as_str()).map_err(|_| Error::field(format!("{field}[{at}]"), format!("{text:?} contains a zero byte")))
+        };
+        strings.iter().enumerate().map(string).collect()
     };
     if !process.cwd.as_os_str().is_empty() && !process.cwd.is_absolute() {
-        return Err(Error::invalid(format!("the working directory {:?} is not an absolute path", process.cwd)));
+        return Err(Error::field("process.cwd", format!("the working directory {:?} is not an absolute path", process.cwd)));
     }
     Ok(ProcessPlan {
-        args: strings(&process.args, "the argument")?,
-        env: strings(&process.env, "the environment variable")?,
+        args: strings(&process.args, "process.args")?,
+        env: strings(&process.env, "process.env")?,
         cwd: clean(&process.cwd),
         user: UserChoice { uid: process.user.uid, gid: process.user.gid, groups: process.user.additional_gids.clone() },
         umask: process.user.umask,
         capabilities: process.capabilities.as_ref().map(Capabilities::of).transpose()?.unwrap_or_default(),
-        rlimits: process.rlimits.iter().map(rlimit).collect::<Result<_>>()?,
+        rlimits: process.rlimits.iter().enumerate().map(rlimit).collect::<Result<_>>()?,
         no_new_privileges: process.no_new_privileges,
         personality: linux.personality.as_ref().map(personality).transpose()?,
+        schedule: schedule::plan(process, linux)?,
         seccomp_flags: linux.seccomp.as_ref().map(seccomp::load_flags).transpose()?,
     })
 }
 
 fn refuse_unserved(process: &oci::Process) -> Result<()> {
     let refused = [
-        (!process.apparmor_profile.is_empty(), "AppArmor profiles (process.apparmorProfile)"),
-        (!process.selinux_label.is_empty(), "SELinux labels (process.selinuxLabel)"),
-        (process.scheduler.is_some(), "scheduling policies (process.scheduler)"),
-        (process.io_priority.is_some(), "I/O priorities (process.ioPriority)"),
-        (process.exec_cpu_affinity.is_some(), "CPU affinities of an exec (process.execCPUAffinity)"),
+        (!process.apparmor_profile.is_empty(), "process.apparmorProfile: AppArmor profiles"),
+        (!process.selinux_label.is_empty(), "process.selinuxLabel: SELinux labels"),
     ];
     refused.iter().find(|(asked, _)| *asked).map_or(Ok(()), |(_, what)| Err(Error::unsupported(format!("{what} are not supported"))))
 }
 
-fn rlimit(limit: &oci::Rlimit) -> Result<Rlimit> {
+fn rlimit((at, limit): (usize, &oci::Rlimit)) -> Result<Rlimit> {
     let resource = match limit.kind.as_str() {
         "RLIMIT_AS" => Resource::As,
         "RLIMIT_CORE" => Resource::Core,
@@ -117,10 +118,14 @@ fn rlimit(limit: &oci::Rlimit) -> Result<Rlimit> {
         "RLIMIT_RTTIME" => Resource::Rttime,
         "RLIMIT_SIGPENDING" => Resource::Sigpending,
         "RLIMIT_STACK" => Resource::Stack,
-        other => return Err(Error::invalid(format!("{other:?} is not a resource limit"))),
+        other => {
+            let field = format!("process.rlimits[{at}].type");
+            return Err(Error::field(field, format!("{other:?} is not a resource limit: RLIMIT_NOFILE, RLIMIT_CORE and the like are")));
+        }
     };
     if limit.soft > limit.hard {
-        return Err(Error::invalid(format!("{}: the soft limit {} is above the hard limit {}", limit.kind, limit.soft, limit.hard)));
+        let what = format!("{}: the soft limit {} is above the hard limit {}", limit.kind, limit.soft, limit.hard);
+        return Err(Error::field(format!("process.rlimits[{at}]"), what));
     }
     let finite = |value: u64| (value != u64::MAX).then_some(value);
     Ok(Rlimit { resource, name: limit.kind.clone(), soft: finite(limit.soft), hard: finite(limit.hard) })
@@ -129,11 +134,11 @@ fn rlimit(limit: &oci::Rlimit) -> Result<Rlimit> {
 /// The values of personality(2) that the specification names.
 fn personality(personality: &oci::Personality) -> Result<u32> {
     if let Some(flag) = personality.flags.first() {
-        return Err(Error::unsupported(format!("the personality flag {flag:?} is not supported")));
+        return Err(Error::field("linux.personality.flags", format!("{flag:?} is not a flag: the specification has none yet")));
     }
     match personality.domain.as_str() {
         "LINUX" => Ok(0),
         "LINUX32" => Ok(8),
-        other => Err(Error::invalid(format!("{other:?} is not an execution domain: LINUX and LINUX32 are"))),
+        other => Err(Error::field("linux.personality.domain", format!("{other:?} is not an execution domain: LINUX and LINUX32 are"))),
     }
 }

@@ -108,9 +108,9 @@ fn namespaces_by_kind() {
 #[test]
 fn contradictions_are_told() {
     let push = |spec: &mut oci::Spec, kind: &str| spec.linux.namespaces.push(oci::Namespace { kind: kind.into(), path: None });
-    assert_eq!(refusal(|spec| push(spec, "pid")), "the pid namespace is listed twice");
-    assert_eq!(refusal(|spec| push(spec, "moon")), "\"moon\" is not a kind of namespace");
-    assert_eq!(refusal(|spec| spec.linux.namespaces.clear()), "a container needs a mount namespace of its own");
+    assert_eq!(refusal(|spec| push(spec, "pid")), "linux.namespaces[5]: the pid namespace is listed twice");
+    assert!(refusal(|spec| push(spec, "moon")).starts_with("linux.namespaces[5].type: \"moon\" is not a kind of namespace: cgroup, "));
+    assert_eq!(refusal(|spec| spec.linux.namespaces.clear()), "linux.namespaces: a container needs a mount namespace of its own");
     assert!(refusal(|spec| push(spec, "user")).contains("uidMappings"));
     assert!(refusal(|spec| spec.process = None).contains("no process"));
     let without_uts = |spec: &mut oci::Spec| {
@@ -120,6 +120,11 @@ fn contradictions_are_told() {
     assert!(refusal(without_uts).contains("no UTS namespace"));
     assert!(refusal(|spec| spec.process.as_mut().unwrap().cwd = "relative".into()).contains("not an absolute path"));
     assert!(refusal(|spec| spec.process.as_mut().unwrap().apparmor_profile = "x".into()).contains("AppArmor"));
+    assert!(refusal(|spec| spec.process.as_mut().unwrap().selinux_label = "x".into()).starts_with("process.selinuxLabel: "));
+    assert!(refusal(|spec| spec.linux.intel_rdt = Some(serde_json::json!({}))).starts_with("linux.intelRdt: "));
+    assert!(
+        refusal(|spec| drop(spec.linux.net_devices.insert("eth0".into(), oci::NetDevice::default()))).starts_with("linux.netDevices: ")
+    );
     assert!(refusal(|spec| spec.linux.mount_label = "x".into()).contains("SELinux"));
     assert!(refusal(|spec| spec.linux.rootfs_propagation = "sideways".into()).contains("propagation"));
     let rlimit = |kind: &str, soft, hard| oci::Rlimit { kind: kind.into(), soft, hard };
