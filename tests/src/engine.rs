@@ -183,6 +183,12 @@ impl Engine {
         self.spawn()
     }
 
+    /// The same with other flags of `cais engine`.
+    pub fn restart_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.restart()
+    }
+
     /// Says that the test has made a mess on purpose: what is left is removed without failing the test.
     pub fn forgive_leaks(&mut self) {
         self.keep_quiet = true;

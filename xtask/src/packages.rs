@@ -29,6 +29,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("python3", "python3"),
     ("/usr/share/doc/python3-seccomp", "python3-seccomp"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),

@@ -8,7 +8,7 @@ use engine::image::ListRequest;
 use engine::request::{Filters, Info};
 use hyper::StatusCode;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use types::container::defaults;
 
 use crate::error::Failure;
@@ -146,8 +146,8 @@ fn encode_info(info: &Info, version: Version) -> Value {
         "Labels": [],
         "ExperimentalBuild": false,
         "ServerVersion": ENGINE_VERSION,
-        "Runtimes": { defaults::RUNTIME: { "path": "cais" } },
-        "DefaultRuntime": defaults::RUNTIME,
+        "Runtimes": info.runtimes.iter().map(|(name, path)| (name.clone(), json!({ "path": path }))).collect::<Map<_, _>>(),
+        "DefaultRuntime": info.default_runtime,
         "Swarm": {
             "NodeID": "",
             "NodeAddr": "",
@@ -165,7 +165,7 @@ fn encode_info(info: &Info, version: Version) -> Value {
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "FirewallBackend": { "Driver": "nftables" },
         "DefaultAddressPools": info.address_pools.iter().map(|(base, size)| json!({ "Base": base, "Size": size })).collect::<Vec<_>>(),
-        "CDISpecDirs": [],
+        "CDISpecDirs": info.cdi_directories,
         "Warnings": info.warnings,
     });
     if let (Value::Object(shown), Value::Object(rest)) = (&mut shown, rest) {
@@ -178,7 +178,7 @@ fn encode_info(info: &Info, version: Version) -> Value {
 }
 
 /// Fields that older clients expect.
-fn older_info(shown: &mut serde_json::Map<String, Value>) {
+fn older_info(shown: &mut Map<String, Value>) {
     shown.remove("FirewallBackend");
     for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
         shown.insert(commit.to_owned(), json!({ "ID": "", "Expected": "" }));
@@ -254,6 +254,9 @@ mod tests {
 
     fn info() -> Info {
         Info {
+            runtimes: [("cais".to_owned(), "cais".to_owned())].into(),
+            default_runtime: "cais".to_owned(),
+            cdi_directories: Vec::new(),
             id: "b4992d61".to_owned(),
             containers: (2, 1, 3),
             images: 1,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cli::flags::{self, Flag, Matches, list, switch, text};
 use engine::image::{Proxies, RegistrySettings};
+use engine::{RuntimeProgram, SandboxSettings};
 use net::{NetConfig, Pool};
 use serde::Deserialize;
 
@@ -13,6 +14,7 @@ const DATA_ROOT: &str = "/var/lib/cais";
 const EXEC_ROOT: &str = "/run/cais";
 const CONFIG_FILE: &str = "/etc/cais/engine.toml";
 const CERTIFICATES: [&str; 2] = ["/etc/cais/certs.d", "/etc/docker/certs.d"];
+const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 const GROUP: &str = "cais";
 /// A larger file is no configuration.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -39,6 +41,9 @@ pub(crate) const FLAGS: &[Flag] = &[
     text("http-proxy", None, "Proxy for http URLs of registries (default $HTTP_PROXY)"),
     text("https-proxy", None, "Proxy for https URLs of registries (default $HTTPS_PROXY)"),
     text("no-proxy", None, "Hosts that are reached without a proxy, separated by commas (default $NO_PROXY)"),
+    list("add-runtime", None, "OCI runtime besides the engine's own: NAME=PATH"),
+    text("default-runtime", None, "OCI runtime of containers that name none (default cais)"),
+    list("cdi-spec-dir", None, "Folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
     text("ready-fd", None, "Descriptor that is written to and closed when the engine listens"),
     switch("help", Some('h'), "Show help"),
@@ -56,6 +61,7 @@ pub(crate) struct Options {
     pub(crate) pidfile: PathBuf,
     pub(crate) net: NetConfig,
     pub(crate) registries: RegistrySettings,
+    pub(crate) sandbox: SandboxSettings,
     pub(crate) log_level: tracing::Level,
     pub(crate) ready_fd: Option<i32>,
 }
@@ -87,7 +93,19 @@ struct File {
     http_proxy: Option<String>,
     https_proxy: Option<String>,
     no_proxy: Option<String>,
+    runtimes: BTreeMap<String, Runtime>,
+    default_runtime: Option<String>,
+    cdi_spec_dir: Vec<PathBuf>,
     log_level: Option<String>,
+}
+
+/// A table `[runtimes.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Runtime {
+    path: PathBuf,
+    #[serde(default)]
+    runtime_args: Vec<String>,
 }
 
 impl Options {
@@ -122,6 +140,15 @@ impl Options {
                 .map(|text| text.parse::<Pool>().with_context(|| format!("--default-address-pool {text:?}")))
                 .collect::<Result<_>>()?;
         }
+        let sandbox = SandboxSettings {
+            runtimes: runtimes(&matches.list("add-runtime"), file.runtimes)?,
+            default_runtime: word("default-runtime", file.default_runtime).unwrap_or_default(),
+            cdi_directories: match matches.list("cdi-spec-dir") {
+                given if !given.is_empty() => given.into_iter().map(PathBuf::from).collect(),
+                _ if !file.cdi_spec_dir.is_empty() => file.cdi_spec_dir,
+                _ => CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
+            },
+        };
         let mut certificates: Vec<PathBuf> = words("registry-certs", file.registry_certs).into_iter().map(PathBuf::from).collect();
         if certificates.is_empty() {
             certificates = CERTIFICATES.map(PathBuf::from).to_vec();
@@ -150,12 +177,31 @@ impl Options {
             pidfile: path("pidfile", file.pidfile, exec_root.join("cais.pid")),
             net,
             registries,
+            sandbox,
             log_level: level_named(&level)?,
             data_root,
             exec_root,
             ready_fd,
         })
     }
+}
+
+/// Those of the file, then those of the flags, `NAME=PATH`.
+fn runtimes(given: &[&str], file: BTreeMap<String, Runtime>) -> Result<BTreeMap<String, RuntimeProgram>> {
+    let of_file = |(name, runtime): (String, Runtime)| (name, RuntimeProgram { path: runtime.path, arguments: runtime.runtime_args });
+    let mut all: BTreeMap<String, RuntimeProgram> = file.into_iter().map(of_file).collect();
+    for text in given {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                all.insert(name.to_owned(), RuntimeProgram { path: path.into(), arguments: Vec::new() });
+            }
+            _ => bail!("--add-runtime {text:?}: NAME=PATH is expected"),
+        }
+    }
+    if let Some(name) = all.keys().find(|name| name.contains('/') || *name == "cais") {
+        bail!("the runtime {name:?} cannot be called so: a slash begins a path, and cais is the engine's own");
+    }
+    Ok(all)
 }
 
 /// `HOST=URL`, or only a URL where there is a host to be implied, by host.

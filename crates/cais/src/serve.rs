@@ -40,6 +40,7 @@ async fn serve(options: Options) -> Result<()> {
         net: net_config(&options)?,
         monitor_elf: crate::MONITOR_ELF,
         registries: options.registries.clone(),
+        sandbox: options.sandbox.clone(),
     };
     // Taken before clients can come, so that none meets a half-open engine.
     let mut stop = StopSignals::new()?;

@@ -78,6 +78,12 @@ impl Engine {
             backing_filesystem: host::filesystem(&self.config.data_root),
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             event_listeners: self.events.listeners(),
+            runtimes: self.runtimes(),
+            default_runtime: match self.config.sandbox.default_runtime.as_str() {
+                "" => types::container::defaults::RUNTIME.to_owned(),
+                name => name.to_owned(),
+            },
+            cdi_directories: self.config.sandbox.cdi_directories.iter().map(|path| path.display().to_string()).collect(),
             address_pools: self.config.net.pools.iter().map(|pool| (pool.base.to_string(), pool.size)).collect(),
             proxies: proxies.map(|proxy| proxy.clone().unwrap_or_default()),
             insecure_registries: registries.insecure.clone(),

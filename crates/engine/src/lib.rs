@@ -4,6 +4,7 @@
 //! the other; lists and inspections read snapshots and wait for nothing.
 #![forbid(unsafe_code)]
 
+mod cdi;
 mod cgroup_parent;
 mod connect;
 pub mod container;
@@ -28,6 +29,7 @@ mod ready;
 pub mod request;
 mod resources;
 mod restore;
+mod runtimes;
 mod sandbox;
 mod signal;
 mod spec;
@@ -35,6 +37,7 @@ mod stats;
 mod top;
 mod volume;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +50,7 @@ pub use error::Error;
 pub use exec::ExecTicket;
 pub use info::DiskUsage;
 pub use network::{NetworkUser, NetworkView};
+pub use runtimes::RuntimeProgram;
 pub use store::{ChangeKind, PathChange, Removal, Volume};
 
 use container::{Container, Index};
@@ -64,6 +68,19 @@ pub struct Config {
     pub monitor_elf: &'static [u8],
     /// How registries are reached.
     pub registries: image::RegistrySettings,
+    /// How containers are made.
+    pub sandbox: SandboxSettings,
+}
+
+/// How containers are made.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxSettings {
+    /// OCI runtimes besides the engine's own, by name.
+    pub runtimes: BTreeMap<String, RuntimeProgram>,
+    /// The runtime of a container that names none; empty: the engine's own.
+    pub default_runtime: String,
+    /// Where specifications of devices (CDI) are; the later ones win.
+    pub cdi_directories: Vec<PathBuf>,
 }
 
 /// The engine.

@@ -469,6 +469,12 @@ pub struct Info {
     pub open_files: usize,
     /// Listeners for events.
     pub event_listeners: usize,
+    /// OCI runtimes by name, with their paths.
+    pub runtimes: BTreeMap<String, String>,
+    /// The runtime of a container that names none.
+    pub default_runtime: String,
+    /// Where specifications of devices (CDI) are.
+    pub cdi_directories: Vec<String>,
     /// Address pools networks are made from: base and prefix length of each subnet.
     pub address_pools: Vec<(String, u8)>,
     /// Sentences about what this machine lacks.

@@ -157,9 +157,24 @@ pub struct LaunchRequest {
     pub exit_record: PathBuf,
     /// The monitor's listening socket, for an engine that comes later. The engine's end makes it before the monitor is started.
     pub socket: PathBuf,
+    /// The OCI runtime that makes the container, in place of the monitor itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<ExternalRuntime>,
     /// Clients that wait for the start: attached before the first byte of output. One [`FdRole::Client`] each.
     #[serde(default)]
     pub attach: Vec<Attach>,
+}
+
+/// An OCI runtime that is a program of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalRuntime {
+    /// Its path.
+    pub program: PathBuf,
+    /// Arguments that go before its own commands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+    /// A folder of this run's own for the bundle, and for what the runtime remembers.
+    pub folder: PathBuf,
 }
 
 /// How the root filesystem is made.

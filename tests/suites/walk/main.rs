@@ -15,6 +15,7 @@ mod limits;
 mod network;
 mod push;
 mod registries;
+mod runtimes;
 mod support;
 
 /// Declares a check as two tests, `NAME::cais` and `NAME::docker`.

@@ -27,6 +27,7 @@ pub const SETTINGS_FLAGS: &[Flag] = &[
     switch("no-healthcheck", None, "Run no health check, not the image's either"),
     value("oom-score-adj", None, Kind::Int, "How early it is chosen when memory runs out (-1000 to 1000)"),
     text("platform", None, "Platform of the image (linux/amd64)"),
+    text("runtime", None, "OCI runtime that makes the container: a name that the engine knows, or a path"),
     list("sysctl", None, "Set a kernel parameter (NAME=VALUE)"),
     text("userns", None, "User namespace: host"),
     list("volumes-from", None, "Take over the volumes and binds of another container (NAME[:ro])"),
@@ -47,6 +48,7 @@ pub fn host(m: &Matches, host: &mut Map<String, Value>) -> Result<()> {
         host.insert("OomScoreAdj".into(), score.into());
     }
     put_text(host, "CgroupnsMode", m.text("cgroupns"));
+    put_text(host, "Runtime", m.text("runtime"));
     put_text(host, "UsernsMode", m.text("userns"));
     for (key, flag) in
         [("DnsOptions", "dns-option"), ("DnsSearch", "dns-search"), ("GroupAdd", "group-add"), ("VolumesFrom", "volumes-from")]

@@ -49,6 +49,9 @@ impl Engine {
             return Err(Error::NotServed { field: not_served.join(", ") });
         }
         let (mut config, mut host, networking) = (request.request.config, request.request.host, request.request.networking);
+        if host.runtime.is_empty() {
+            host.runtime.clone_from(&self.config.sandbox.default_runtime);
+        }
         host.fill_defaults(self.cgroups.mode() == cgroup::Mode::V2);
         let networking = self.canonical_networks(&config.mac_address, &host, networking)?;
         merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
@@ -62,6 +65,8 @@ impl Engine {
             };
         }
         spec::validate(&config, &host)?;
+        self.runtime(&host.runtime)?;
+        crate::cdi::resolve(&self.config.sandbox.cdi_directories, &host.device_requests)?;
         let warnings = self.fit_limits(&mut host)?;
         let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
         let planned_mounts = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;

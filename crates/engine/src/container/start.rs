@@ -118,7 +118,10 @@ impl Engine {
         self.note_start(record, &network)?;
         let security = Security::parse(&record.host)?;
         let filter = security.filter(&self.seccomp)?;
-        let spec = self.spec(record, &security, filter.as_ref())?;
+        let mut spec = self.spec(record, &security, filter.as_ref())?;
+        let devices = crate::cdi::resolve(&self.config.sandbox.cdi_directories, &record.host.device_requests)?;
+        let mut additional_groups = record.host.group_add.to_vec();
+        additional_groups.extend(devices.apply(&mut spec)?);
         let snapshot =
             self.store.snapshot(record.id.as_str()).map_err(|source| Error::Store { operation: "find the container's files", source })?;
         let exit_record = self.layout.exit_record(&record.id);
@@ -142,13 +145,18 @@ impl Engine {
             },
             cgroup: self.cgroup_path(record).to_string_lossy().into_owned(),
             user: record.config.user.clone(),
-            additional_groups: record.host.group_add.to_vec(),
+            additional_groups,
             init: record.host.init == Some(true),
             open_stdin: record.config.open_stdin,
             stdin_once: record.config.stdin_once,
             log: self.log_file(record)?,
             exit_record,
             socket: self.layout.monitor_socket(&record.id),
+            runtime: self.runtime(&record.host.runtime)?.map(|program| monitor::ExternalRuntime {
+                program: program.path,
+                arguments: program.arguments,
+                folder: run.join("oci"),
+            }),
             attach,
         };
         let joined = self.joined_namespaces(record)?;

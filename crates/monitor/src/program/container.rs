@@ -11,6 +11,7 @@ use monitor::{ExecExit, Exit, Started, State};
 use runtime::oci;
 
 use super::engines::Engines;
+use super::external::External;
 use super::process::Status;
 
 /// How long an ended container's mounts are held for an engine that is not there.
@@ -57,6 +58,8 @@ pub struct Container {
     pub acknowledged: bool,
     /// The latest ended execs.
     pub exec_exits: VecDeque<ExecExit>,
+    /// The program that is its runtime.
+    pub external: Option<External>,
 }
 
 /// What is kept open for a container.
@@ -72,6 +75,8 @@ pub struct Kept {
     pub seccomp: Option<OwnedFd>,
     /// See [`Container::oom`].
     pub oom: Option<OomWatch>,
+    /// See [`Container::external`].
+    pub external: Option<External>,
 }
 
 impl Container {
@@ -95,6 +100,7 @@ impl Container {
             exit_at: None,
             acknowledged: false,
             exec_exits: VecDeque::new(),
+            external: kept.external,
         }
     }
 

@@ -113,11 +113,15 @@ impl Monitor {
         if let Some(oom) = container.oom.take() {
             self.poll.remove(&oom);
         }
+        // Another runtime has hooks of its own to run.
+        let external = container.external.take().map(|mut external| external.delete()).is_some();
         if let Err(error) = container.group.remove() {
             warnings.push(types::error::chain(&error));
         }
-        for error in runtime::launch::after_stop(&container.spec, &container.id, std::path::Path::new("/")) {
-            warnings.push(types::error::chain(&error));
+        if !external {
+            for error in runtime::launch::after_stop(&container.spec, &container.id, std::path::Path::new("/")) {
+                warnings.push(types::error::chain(&error));
+            }
         }
         container.exit = Some(exit.clone());
         container.exit_at = Some(Instant::now());

@@ -12,6 +12,7 @@ use rustix::pipe::PipeFlags;
 use types::Classify;
 
 use super::container::{Container, Kept, read_program, start_ticks};
+use super::external::External;
 use super::log::LogWriter;
 use super::poll::{Interest, Token};
 use super::process::{Process, Streams};
@@ -19,16 +20,25 @@ use super::{Monitor, now_ns, null};
 
 /// The descriptors that came with a launch.
 #[derive(Debug, Default)]
-struct Given {
-    net: Option<OwnedFd>,
-    ipc: Option<OwnedFd>,
-    uts: Option<OwnedFd>,
-    pid: Option<OwnedFd>,
+pub(super) struct Given {
+    pub(super) net: Option<OwnedFd>,
+    pub(super) ipc: Option<OwnedFd>,
+    pub(super) uts: Option<OwnedFd>,
+    pub(super) pid: Option<OwnedFd>,
     seccomp: Option<OwnedFd>,
     clients: Vec<OwnedFd>,
 }
 
+/// What a launch has before the container is made.
+struct Prepared {
+    exit_record: std::fs::File,
+    system: cgroup::System,
+    ends: Option<Ends>,
+    streams: Streams,
+}
+
 /// The process's ends of its standard streams.
+#[derive(Debug)]
 pub(super) struct Ends {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
@@ -61,6 +71,10 @@ impl Monitor {
                 pipes(request.open_stdin).map(|(ends, streams)| (Some(ends), streams)).map_err(|error| failure("make pipes", &error))?
             }
         };
+        if let Some(runtime) = request.runtime.clone() {
+            let external = External::prepare(&request, &given, runtime)?;
+            return self.launch_external(request, given, external, Prepared { exit_record, system, ends, streams });
+        }
         let created = create(&request, &given, &system, stdio(ends.as_ref(), size))?;
         drop(ends);
         let oom = created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?;
@@ -81,9 +95,44 @@ impl Monitor {
             request.id,
             spec,
             started.clone(),
-            Kept { group, exit_record, mounts, seccomp: given.seccomp, oom: oom.flatten() },
+            Kept { group, exit_record, mounts, seccomp: given.seccomp, oom: oom.flatten(), external: None },
         );
         self.container = Some(container);
+        for (attach, socket) in request.attach.iter().zip(given.clients) {
+            self.seat_client(0, socket, attach);
+        }
+        Ok(started)
+    }
+
+    /// The same by a program of the host.
+    fn launch_external(
+        &mut self,
+        request: LaunchRequest,
+        given: Given,
+        mut external: External,
+        prepared: Prepared,
+    ) -> Result<Started, Failure> {
+        let Prepared { exit_record, system, ends, streams } = prepared;
+        let made = external.create(ends.as_ref())?;
+        drop(ends);
+        let pid = made.pid.as_raw_nonzero().get();
+        let group = cgroup::Group::open(&system, Path::new(&request.cgroup));
+        let watched = (|| {
+            let oom = OomWatch::new(&group).map_err(|error| classified("watch for out of memory", &error))?;
+            let mounts = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map_err(|error| failure("hold the mount namespace", &error))?;
+            let start_ticks = start_ticks(pid).map_err(|error| failure("read the start time", &error))?;
+            Ok((oom, mounts, start_ticks))
+        })();
+        let (oom, mounts, start_ticks) = watched.inspect_err(|_| external.delete())?;
+        external.start()?;
+        let started = Started { pid, start_ticks, at_ns: now_ns() };
+        self.watch_first(Running { pid: made.pid, pidfd: made.pidfd, tty_master: made.terminal, group: None }, streams, &request)?;
+        if let Some(oom) = &oom {
+            let _ = self.poll.add(oom, Token::Oom, Interest::READ);
+        }
+        let spec = reduced(*request.spec, true);
+        let kept = Kept { group, exit_record, mounts, seccomp: None, oom, external: Some(external) };
+        self.container = Some(Container::new(request.id, spec, started.clone(), kept));
         for (attach, socket) in request.attach.iter().zip(given.clients) {
             self.seat_client(0, socket, attach);
         }

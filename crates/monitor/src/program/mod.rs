@@ -8,6 +8,7 @@ mod container;
 mod end;
 mod engines;
 mod exec;
+mod external;
 mod launch;
 mod log;
 mod poll;
@@ -62,6 +63,8 @@ struct Monitor {
     processes: Vec<Process>,
     /// Execs on their way into the container.
     pending: Vec<Pending>,
+    /// The same where another runtime starts them.
+    steps: Vec<exec::PendingStep>,
     seats: Vec<Seat>,
     log: Option<LogWriter>,
     log_failed: bool,
@@ -85,6 +88,7 @@ impl Monitor {
             container: None,
             processes: Vec::new(),
             pending: Vec::new(),
+            steps: Vec::new(),
             seats: Vec::new(),
             log: None,
             log_failed: false,
@@ -137,7 +141,8 @@ impl Monitor {
         let of_container = |container: &Container| [container.kill_at, container.oom_check_at, container.hold_until(&self.engines)];
         let container = self.container.iter().flat_map(of_container).flatten();
         let pending = self.pending.iter().filter_map(Pending::deadline);
-        seats.chain(processes).chain(pending).chain(container).chain(self.tidy_at).min()
+        let steps = self.steps.iter().filter_map(exec::PendingStep::deadline);
+        seats.chain(processes).chain(pending).chain(steps).chain(container).chain(self.tidy_at).min()
     }
 
     /// Does what is due.
@@ -167,6 +172,7 @@ impl Monitor {
             }
             kernel::heap::trim();
             self.engines.listen_again(&self.poll);
+            self.reap_strangers();
         }
     }
 

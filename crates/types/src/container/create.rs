@@ -2,7 +2,7 @@
 
 use serde_json::{Map as Object, Value};
 
-use super::{Config, HostConfig, Mount, NetworkingConfig, RestartPolicy, defaults};
+use super::{Config, HostConfig, Mount, NetworkingConfig, RestartPolicy};
 use crate::lenient;
 
 /// The body of a create request: [`Config`] with the other two as fields of it.
@@ -144,12 +144,10 @@ impl HostConfig {
         refused.when(!self.links.is_empty() && !own_network, "HostConfig.Links");
         refused.when(!self.storage_opt.is_empty(), "HostConfig.StorageOpt");
         refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
-        refused.when(!defaults::RUNTIMES.contains(&self.runtime.as_str()), "HostConfig.Runtime");
         refused.when(!["", "default"].contains(&self.isolation.as_str()), "HostConfig.Isolation");
     }
 
     fn refuse_resources(&self, refused: &mut Refused) {
-        refused.when(!self.device_requests.is_empty(), "HostConfig.DeviceRequests");
         refused.when(self.cpu_count != 0, "HostConfig.CpuCount");
         refused.when(self.cpu_percent != 0, "HostConfig.CpuPercent");
         refused.when(self.io_maximum_iops != 0, "HostConfig.IOMaximumIOps");
@@ -231,7 +229,7 @@ mod tests {
         let body = json!({
             "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
-                "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap", "Runtime": "crun",
+                "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "IOMaximumIOps": 1,
             },
         });
@@ -239,7 +237,6 @@ mod tests {
         let expected = [
             "HostConfig.LogConfig.Type (syslog)",
             "HostConfig.UsernsMode",
-            "HostConfig.Runtime",
             "HostConfig.IOMaximumIOps",
             "HostConfig.Mounts[1].Type (image)",
         ];
