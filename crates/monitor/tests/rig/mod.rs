@@ -113,6 +113,7 @@ impl Rig {
             log: Some(LogFile { path: self.log_path(), ..LogFile::default() }),
             exit_record: self.dir.join("exit"),
             socket: self.socket(),
+            runtime: None,
             attach: Vec::new(),
         }
     }
