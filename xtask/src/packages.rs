@@ -31,6 +31,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];

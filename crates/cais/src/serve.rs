@@ -173,11 +173,16 @@ fn tell_ready(options: &Options) {
             Err(error) => tracing::warn!(%error, number, "--ready-fd names no open descriptor"),
         }
     }
+    notify_ready();
+}
+
+/// Tells systemd that what it started is ready.
+pub(crate) fn notify_ready() {
     if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
         && let Ok(socket) = UnixDatagram::unbound()
         && let Err(error) = socket.send_to(b"READY=1", path)
     {
-        tracing::warn!(%error, "the service manager could not be told that the engine is ready");
+        tracing::warn!(%error, "the service manager could not be told that the program is ready");
     }
 }
 

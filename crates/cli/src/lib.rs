@@ -14,10 +14,10 @@ pub mod flags;
 mod help;
 mod list;
 mod progress;
-mod table;
+pub mod table;
 mod template;
 mod terminal;
-mod units;
+pub mod units;
 
 use std::ffi::OsString;
 

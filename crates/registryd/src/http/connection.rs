@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,11 +23,13 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::body::Outflow;
 use super::reply::{Payload, Reply};
-use super::{App, IDLE_MAX, Metrics, Options};
+use super::{Answered, App, IDLE_MAX, Metrics, Options, Surroundings};
 use crate::store::Store;
+use crate::tls::Tls;
 use crate::{Error, Result};
 
 /// Connections served at a time; more wait to be accepted.
@@ -42,15 +46,22 @@ const SENDFILE_BYTES_MIN: u64 = 16 * 1024;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves a store until `shutdown` completes; transfers under way then get the grace of the options to end.
-pub async fn serve(store: Arc<Store>, options: Options, listener: std::net::TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn serve(
+    store: Arc<Store>,
+    options: Options,
+    surroundings: Surroundings,
+    listener: std::net::TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     let address = listener.local_addr().map_err(|source| Error::Listen { address: SocketAddr::from(([0, 0, 0, 0], 0)), source })?;
     let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
     let listener = listener.map_err(|source| Error::Listen { address, source })?;
     let grace = options.grace;
-    let app = Arc::new(App { store, options, metrics: Arc::new(Metrics::default()) });
+    let app = Arc::new(App::new(store, options, surroundings.access_log)?);
     let (stop, stopping) = watch::channel(false);
     tokio::select! {
-        () = accept_all(app, listener, stopping) => {}
+        () = accept_all(app.clone(), listener, surroundings.tls, stopping) => {}
+        () = collect_all(app.clone()) => {}
         () = shutdown => {}
     }
     // Connections hold a receiver each until they end.
@@ -61,17 +72,40 @@ pub async fn serve(store: Arc<Store>, options: Options, listener: std::net::TcpL
     Ok(())
 }
 
-async fn accept_all(app: Arc<App>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+/// Collects now and then, beside everything else.
+async fn collect_all(app: Arc<App>) {
+    let Some((pause, collection)) = app.options.collection.clone() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(pause).await;
+        let (store, collection) = (app.store.clone(), collection.clone());
+        match tokio::task::spawn_blocking(move || store.collect(&collection)).await {
+            Ok(Ok(collected)) => {
+                app.metrics.collected_files.fetch_add(collected.files, Ordering::Relaxed);
+                app.metrics.collected_bytes.fetch_add(collected.bytes, Ordering::Relaxed);
+                tracing::info!(files = collected.files, bytes = collected.bytes, uploads = collected.uploads, "collected");
+            }
+            Ok(Err(error)) => tracing::error!(error = types::error::chain(&error), "a collection failed; it is tried again later"),
+            Err(error) => tracing::error!(%error, "a collection's task failed"),
+        }
+    }
+}
+
+async fn accept_all(app: Arc<App>, listener: TcpListener, tls: Option<Tls>, stopping: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed.
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (app, stopping) = (app.clone(), stopping.clone());
+                let (app, stopping, tls) = (app.clone(), stopping.clone(), tls.as_ref().map(Tls::acceptor));
+                app.metrics.connected();
                 tokio::spawn(async move {
                     let _ = stream.set_nodelay(true);
-                    if let Err(error) = converse(app, stream, peer, stopping).await {
+                    let ended = match tls {
+                        Some(tls) => converse_secretly(app, stream, &tls, peer, stopping).await,
+                        None => converse(app, stream, peer, stopping).await,
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(%peer, %error, "a connection broke");
                     }
                     drop(permit);
@@ -94,6 +128,67 @@ struct Direct {
     keep: bool,
 }
 
+/// Answers one request, tells the log and the metrics, and gives the response or the file to be sent around hyper.
+async fn respond(app: &App, request: Request<Incoming>, peer: SocketAddr, secure: bool) -> std::result::Result<Response<Outflow>, Direct> {
+    let begun = Instant::now();
+    let under_way = app.metrics.begin();
+    let (head, body) = request.into_parts();
+    let may_divert = !secure && head.version == Version::HTTP_11 && hyper::body::Body::is_end_stream(&body);
+    let keep = !wants_close(&head.headers);
+    let Answered { reply, route, user } = app.answer(&head, body, peer.ip().to_canonical(), secure).await;
+    let took = begun.elapsed();
+    drop(under_way);
+    app.metrics.answered(&head.method, route, reply.status, took);
+    if let Some(log) = &app.access_log {
+        log.write(peer, user.as_deref(), &head, reply.status, reply.len(), took);
+    }
+    match reply {
+        Reply { status, headers, payload: Payload::File { file, offset, len } } if may_divert && len >= SENDFILE_BYTES_MIN => {
+            Err(Direct { head: head_text(status, &headers, keep), file, offset, len, keep })
+        }
+        Reply { status, headers, payload } => {
+            let mut response = Response::new(Outflow::new(payload, app.metrics.clone()));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            Ok(response)
+        }
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(BUFFER_BYTES_MAX);
+    builder
+}
+
+/// Serves one connection under TLS to its end.
+async fn converse_secretly(
+    app: Arc<App>,
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    peer: SocketAddr,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let stream = tokio::time::timeout(HEAD_TIME_MAX, tls.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let service = service_fn(|request: Request<Incoming>| {
+        let app = &app;
+        // Nothing is sent around hyper here.
+        async move { respond(app, request, peer, true).await.map_err(|_| Diverted) }
+    });
+    let mut connection = pin!(builder().serve_connection(TokioIo::new(Unhurried::new(stream)), service));
+    let mut stop = pin!(stopped(&mut stopping));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return ended.map_err(io::Error::other),
+            () = stop.as_mut(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
 /// The error by which hyper lets go of a connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is sent around the protocol's own code")]
@@ -104,32 +199,16 @@ async fn converse(app: Arc<App>, stream: TcpStream, peer: SocketAddr, mut stoppi
     let mut stream = Ahead { ahead: Bytes::new(), stream };
     loop {
         let diverted = Mutex::new(None);
-        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (app, diverted) = (&app, &diverted);
             Box::pin(async move {
-                let (head, body) = request.into_parts();
-                let may_divert = head.version == Version::HTTP_11 && hyper::body::Body::is_end_stream(&body);
-                let keep = !wants_close(&head.headers);
-                let reply = app.answer(&head, body).await;
-                tracing::debug!(%peer, method = %head.method, path = head.uri.path(), status = reply.status.as_u16(), "answered");
-                match reply {
-                    Reply { status, headers, payload: Payload::File { file, offset, len } } if may_divert && len >= SENDFILE_BYTES_MIN => {
-                        let direct = Direct { head: head_text(status, &headers, keep), file, offset, len, keep };
-                        *diverted.lock().unwrap_or_else(PoisonError::into_inner) = Some(direct);
-                        Err(Diverted)
-                    }
-                    Reply { status, headers, payload } => {
-                        let mut response = Response::new(Outflow::new(payload, app.metrics.clone()));
-                        *response.status_mut() = status;
-                        *response.headers_mut() = headers;
-                        Ok(response)
-                    }
-                }
+                respond(app, request, peer, false).await.map_err(|direct| {
+                    *diverted.lock().unwrap_or_else(PoisonError::into_inner) = Some(direct);
+                    Diverted
+                })
             })
         });
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(BUFFER_BYTES_MAX);
-        let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = builder().serve_connection(TokioIo::new(Unhurried::new(stream)), service);
         let ended = {
             let mut told = false;
             let mut stop = pin!(stopped(&mut stopping));
@@ -144,7 +223,7 @@ async fn converse(app: Arc<App>, stream: TcpStream, peer: SocketAddr, mut stoppi
         };
         let parts = connection.into_parts();
         let (io, ahead) = (parts.io, parts.read_buf);
-        stream = io.into_inner();
+        stream = io.into_inner().stream;
         let direct = diverted.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Some(direct) = direct else {
             ended.map_err(io::Error::other)?;
@@ -276,5 +355,61 @@ impl AsyncWrite for Ahead {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A connection on which a client that takes nothing for a while is an error. (That one sends nothing is seen where it is waited for.)
+struct Unhurried<S> {
+    stream: S,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<S> Unhurried<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, deadline: None }
+    }
+
+    fn watched<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.deadline = None;
+            return polled;
+        }
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE_MAX)));
+        match deadline.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unhurried<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unhurried<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watched(context, polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watched(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.watched(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watched(context, polled)
     }
 }

@@ -10,8 +10,9 @@ use types::image::media_type;
 use super::reply::{Code, Outcome, Refusal, Reply};
 use super::route::{Query, is_reading};
 use super::{App, blocking};
+use crate::auth::{Action, Caller};
 use crate::name::RepositoryName;
-use crate::store::Referrer;
+use crate::store::{Page, Referrer};
 
 /// The most entries of one page, whatever is asked for.
 const TAGS_PAGE_MAX: usize = 10_000;
@@ -38,15 +39,40 @@ pub(super) async fn tags(app: &App, head: &Parts, repository: RepositoryName) ->
     Ok(linked(Reply::json(StatusCode::OK, &json!({ "name": repository.as_str(), "tags": page.items })), next))
 }
 
-/// `GET /v2/_catalog`
-pub(super) async fn catalog(app: &App, head: &Parts) -> Outcome {
+/// `GET /v2/_catalog`: what the caller may pull.
+pub(super) async fn catalog(app: &App, head: &Parts, caller: &Caller) -> Outcome {
     reading(head)?;
     let query = Query::of(head);
     let limit = limit(&query, REPOSITORIES_PAGE_MAX)?;
-    let (store, last) = (app.store.clone(), query.get("last").map(str::to_owned));
-    let page = blocking(move || store.repositories(last.as_deref(), limit)).await?;
+    let page = app.visible(caller, query.get("last").map(str::to_owned), limit).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| link("/v2/_catalog", &[("n", &limit.to_string()), ("last", last)]));
     Ok(linked(Reply::json(StatusCode::OK, &json!({ "repositories": page.items })), next))
+}
+
+impl App {
+    /// The repositories after `last` that the caller may pull.
+    pub(super) async fn visible(&self, caller: &Caller, last: Option<String>, limit: usize) -> Result<Page<String>, Refusal> {
+        let user = caller.name().map(str::to_owned);
+        let (store, auth) = (self.store.clone(), self.auth.clone());
+        let page = blocking(move || {
+            let may_see = |name: &String| {
+                let name = RepositoryName::parse(name);
+                !auth.is_on() || name.is_some_and(|name| auth.has_right(user.as_deref(), &name, Action::Pull))
+            };
+            let (mut items, mut last) = (Vec::new(), last);
+            loop {
+                let page = store.repositories(last.as_deref(), REPOSITORIES_PAGE_MAX)?;
+                last = page.items.last().cloned();
+                items.extend(page.items.into_iter().filter(may_see));
+                if !page.more || items.len() > limit {
+                    let more = items.len() > limit;
+                    items.truncate(limit);
+                    return Ok(Page { items, more });
+                }
+            }
+        });
+        page.await
+    }
 }
 
 /// `GET /v2/<name>/referrers/<digest>`. A subject that is not there has no referrers; that is no error.

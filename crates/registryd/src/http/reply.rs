@@ -55,6 +55,15 @@ impl Reply {
         reply
     }
 
+    /// How many bytes follow the head.
+    pub(super) fn len(&self) -> u64 {
+        match &self.payload {
+            Payload::Empty => 0,
+            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::File { len, .. } => *len,
+        }
+    }
+
     pub(super) fn json(status: StatusCode, value: &Value) -> Self {
         Self::new(status).bytes("application/json", format!("{value}\n"))
     }
@@ -75,6 +84,8 @@ pub(super) enum Code {
     SizeInvalid,
     TagInvalid,
     Denied,
+    Unauthorized,
+    TooManyRequests,
     Unsupported,
     PaginationNumberInvalid,
     Unavailable,
@@ -96,6 +107,8 @@ impl Code {
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TagInvalid => "TAG_INVALID",
             Self::Denied => "DENIED",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unsupported => "UNSUPPORTED",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::Unavailable => "UNAVAILABLE",
@@ -116,6 +129,8 @@ impl Code {
             | Self::PaginationNumberInvalid => StatusCode::BAD_REQUEST,
             Self::SizeInvalid => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
@@ -159,6 +174,11 @@ impl Refusal {
     /// The method is not for this path.
     pub(super) fn method(method: &Method, allowed: &'static str) -> Self {
         Self::new(Code::Unsupported, format!("{method} is not served here")).with(header::ALLOW, allowed)
+    }
+
+    /// Whether another user, or one at all, could have it.
+    pub(super) fn wants_login(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
     }
 
     pub(super) fn is_fault(&self) -> bool {

@@ -75,6 +75,22 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Its name in metrics.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Catalog => "catalog",
+            Self::Tags(_) => "tags",
+            Self::Referrers(..) => "referrers",
+            Self::Blob(..) => "blob",
+            Self::Manifest(..) => "manifest",
+            Self::Uploads(_) => "uploads",
+            Self::Upload(..) => "upload",
+        }
+    }
+}
+
 pub(super) fn unknown_upload() -> Refusal {
     Refusal::new(Code::BlobUploadUnknown, "there is no such upload in this repository")
 }

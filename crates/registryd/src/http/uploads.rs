@@ -14,19 +14,22 @@ use super::body::Inflow;
 use super::reply::{Code, Outcome, Refusal, Reply};
 use super::route::{self, Query};
 use super::{App, DOCKER_CONTENT_DIGEST, UPLOAD_WAIT, blocking};
+use crate::auth::{Action, Caller};
 use crate::name::RepositoryName;
 use crate::store::{Upload, UploadId};
 
+/// Repositories that are looked at for a blob when none is named.
+const HOLDERS_MAX: usize = 100;
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// `POST /v2/<name>/blobs/uploads/`
-pub(super) async fn begin(app: &App, head: &Parts, body: Incoming, repository: RepositoryName) -> Outcome {
+pub(super) async fn begin(app: &App, head: &Parts, body: Incoming, caller: &Caller, repository: RepositoryName) -> Outcome {
     if head.method != Method::POST {
         return Err(Refusal::method(&head.method, "POST"));
     }
     let query = Query::of(head);
     if let Some(mounted) = query.get("mount")
-        && let Some(reply) = mount(app, &query, &repository, mounted).await?
+        && let Some(reply) = mount(app, &query, caller, &repository, mounted).await?
     {
         return Ok(reply);
     }
@@ -53,14 +56,27 @@ pub(super) async fn begin(app: &App, head: &Parts, body: Incoming, repository: R
     outcome
 }
 
-/// A blob that another repository has needs no upload. Nothing found is no error: an upload begins instead.
-async fn mount(app: &App, query: &Query, repository: &RepositoryName, mounted: &str) -> Result<Option<Reply>, Refusal> {
+/// A blob that another repository has needs no upload, if the caller may read it there. Nothing found is no error: an upload begins instead.
+async fn mount(app: &App, query: &Query, caller: &Caller, repository: &RepositoryName, mounted: &str) -> Result<Option<Reply>, Refusal> {
     let digest = route::digest(mounted)?;
     // A name that cannot be has nothing.
-    let sources = query.get("from").map(|from| RepositoryName::parse(from).into_iter().collect());
+    let from = query.get("from").map(|from| RepositoryName::parse(from).into_iter().collect::<Vec<_>>());
     let (store, name, wanted, quota) = (app.store.clone(), repository.clone(), digest.clone(), app.options.quota(repository));
-    let done = blocking(move || store.mount(&name, sources, &wanted, quota)).await?;
-    Ok(done.then(|| created(repository, &digest)))
+    let (auth, caller) = (app.auth.clone(), caller.clone());
+    let done = blocking(move || {
+        let from = match from {
+            Some(from) => from,
+            None => store.holders(&wanted, HOLDERS_MAX)?,
+        };
+        // Without a source named, a token for one repository says nothing about others: its user's rights count.
+        let may_read = |source: &RepositoryName| match &caller {
+            Caller::Token(grant) => auth.has_right(grant.user.as_deref(), source, Action::Pull),
+            caller => auth.allows(caller, source, Action::Pull),
+        };
+        let sources = from.into_iter().filter(may_read).collect();
+        store.mount(&name, sources, &wanted, quota)
+    });
+    Ok(done.await?.then(|| created(repository, &digest)))
 }
 
 /// `/v2/<name>/blobs/uploads/<id>`

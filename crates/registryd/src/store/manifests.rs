@@ -169,7 +169,7 @@ impl Store {
     }
 }
 
-fn page<T>(limit: usize, rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Result<Page<T>> {
+pub(super) fn page<T>(limit: usize, rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Result<Page<T>> {
     let mut items = rows.collect::<rusqlite::Result<Vec<T>>>()?;
     let more = items.len() > limit;
     items.truncate(limit);

@@ -4,11 +4,13 @@
 //! folder is synced, and a commit makes them known. A crash between any two of these steps leaves at most a file that nothing names, which a
 //! collection removes. Collections use the same writer, so that they never run between a file's naming and its commit.
 
+mod check;
 mod content;
 mod db;
 mod gc;
 mod manifests;
 mod upload;
+mod usage;
 
 use std::fs::File;
 use std::io::Read;
@@ -20,9 +22,10 @@ use durable::{Lock, create_dir_all};
 use rusqlite::{Connection, OptionalExtension, params};
 use types::Digest;
 
+pub use check::{Checked, Problem};
 pub use content::{Content, digest_of};
 pub use gc::{Collected, Collection};
-pub use manifests::{Condition, NewManifest, Referrer};
+pub use manifests::{Condition, NewManifest, Page, Referrer};
 pub use upload::{Upload, UploadId, Uploads};
 
 use crate::name::RepositoryName;
@@ -143,17 +146,11 @@ impl Store {
         outcome
     }
 
-    /// Gives a repository a blob that another one has: one of `sources`, or any when none are named. Answers whether it could.
-    pub fn mount(
-        &self,
-        repository: &RepositoryName,
-        sources: Option<Vec<RepositoryName>>,
-        digest: &Digest,
-        quota: Option<u64>,
-    ) -> Result<bool> {
+    /// Gives a repository a blob that another one has: one of `sources`. Answers whether it could.
+    pub fn mount(&self, repository: &RepositoryName, sources: Vec<RepositoryName>, digest: &Digest, quota: Option<u64>) -> Result<bool> {
         let (name, digest) = (repository.clone(), digest.clone());
         self.database.write("mount a blob in", move |connection| {
-            if !is_linked_in(connection, sources.as_deref(), &digest)? {
+            if !is_linked_in(connection, &sources, &digest)? {
                 return Ok(false);
             }
             let fail = Error::sql("mount a blob in");
@@ -213,17 +210,13 @@ fn link(connection: &Connection, repository: i64, digest: &Digest) -> Result<()>
     connection.execute(add, params![repository, digest.to_string(), now()]).map(drop).map_err(Error::sql("record a blob in"))
 }
 
-fn is_linked_in(connection: &Connection, sources: Option<&[RepositoryName]>, digest: &Digest) -> Result<bool> {
+fn is_linked_in(connection: &Connection, sources: &[RepositoryName], digest: &Digest) -> Result<bool> {
     let fail = Error::sql("look up a blob in");
-    let text = digest.to_string();
-    let Some(sources) = sources else {
-        return connection.query_row("SELECT EXISTS (SELECT 1 FROM link WHERE digest = ?1)", [text], |row| row.get(0)).map_err(fail);
-    };
     let named =
         "SELECT EXISTS (SELECT 1 FROM link JOIN repository ON repository.id = link.repository WHERE link.digest = ?1 AND name = ?2)";
     let mut query = connection.prepare_cached(named).map_err(&fail)?;
     for source in sources {
-        if query.query_row(params![text, source.as_str()], |row| row.get(0)).map_err(&fail)? {
+        if query.query_row(params![digest.to_string(), source.as_str()], |row| row.get(0)).map_err(&fail)? {
             return Ok(true);
         }
     }

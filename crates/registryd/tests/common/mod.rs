@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use registryd::{Options, Store};
+use registryd::{Options, Store, Surroundings};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -33,7 +34,17 @@ impl Registry {
 
     pub fn with(options: Options) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let store = Arc::new(Store::serve(dir.path()).expect("opens"));
+        let root = dir.path().to_owned();
+        Self::at(&root, dir, options)
+    }
+
+    /// In a folder that lies in `dir`.
+    pub fn at(root: &Path, dir: tempfile::TempDir, options: Options) -> Self {
+        Self::served(root, dir, options, Surroundings::default())
+    }
+
+    pub fn served(root: &Path, dir: tempfile::TempDir, options: Options, surroundings: Surroundings) -> Self {
+        let store = Arc::new(Store::serve(root).expect("opens"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = listener.local_addr().expect("has an address");
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -41,7 +52,7 @@ impl Registry {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("starts");
             let shutdown = async { drop(stopped.await) };
-            runtime.block_on(registryd::serve(served, options, listener, shutdown)).expect("serves");
+            runtime.block_on(registryd::serve(served, options, surroundings, listener, shutdown)).expect("serves");
         });
         Self { address, store, dir, stop: Some(stop), thread: Some(thread) }
     }
