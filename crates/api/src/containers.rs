@@ -14,7 +14,7 @@ use crate::container_json;
 use crate::error::Failure;
 use crate::hijack::Hijack;
 use crate::http::{self, JSON, Outcome, Reply, Request, no_content, ok, received, streamed, to_the_end};
-use crate::streams::{content_type, encode_records, json_line};
+use crate::streams::{Shown, content_type, encode_records, json_line};
 
 pub async fn list(engine: Arc<Engine>, request: Request) -> Outcome {
     let query = &request.query;
@@ -144,10 +144,11 @@ pub async fn logs(engine: Arc<Engine>, name: &str, request: Request) -> Outcome 
         // "all" and what is no number mean everything.
         tail: query.get("tail").and_then(|tail| tail.parse().ok()),
     };
-    let timestamps = query.flag("timestamps");
+    let (timestamps, details) = (query.flag("timestamps"), query.flag("details"));
     let reader = engine.logs(name, wanted).await?;
     let tty = reader.tty;
-    let pieces = received(reader.records, move |records| Ok(encode_records(&records, tty, timestamps)));
+    let shown = Shown { raw: tty, timestamps, details };
+    let pieces = received(reader.records, move |records| Ok(encode_records(&records, shown)));
     Ok(streamed(content_type(request.version, tty), pieces))
 }
 

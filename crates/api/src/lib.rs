@@ -14,6 +14,7 @@ mod files;
 mod hijack;
 mod http;
 mod images;
+mod metrics;
 mod networks;
 mod push;
 mod query;
@@ -29,6 +30,7 @@ mod wire;
 
 use types::{Classify, ErrorKind};
 
+pub use metrics::serve_metrics;
 pub use server::{Listener, serve};
 pub use version::Version;
 

@@ -146,6 +146,7 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
     match (request.method.as_str(), path) {
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping()),
         ("GET", ["version"]) => system::version(),
+        ("GET", ["metrics"]) => Ok(system::metrics(&engine)),
         ("GET", ["info"]) => system::info(engine, request).await,
         ("GET", ["events"]) => events::events(engine, request),
         ("GET", ["system", "df"]) => system::disk_usage(engine, request).await,

@@ -1,9 +1,11 @@
 //! Streams out of the engine: logs with or without Docker's frames, and lines of JSON.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use engine::request::{LogRecord, Stream};
+use engine::LogBatch;
+use engine::request::Stream;
 use serde::Serialize;
 
 use crate::version::Version;
@@ -21,14 +23,28 @@ pub fn content_type(version: Version, tty: bool) -> &'static str {
     if !tty && version.since(42) { MULTIPLEXED } else { RAW }
 }
 
+/// How log records are shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown {
+    /// There is a terminal: no frames.
+    pub raw: bool,
+    /// With their times.
+    pub timestamps: bool,
+    /// With what the log's options say of the container.
+    pub details: bool,
+}
+
 /// Log records as clients expect them.
-pub fn encode_records(records: &[LogRecord], tty: bool, timestamps: bool) -> Bytes {
-    let size: usize = records.iter().map(|record| record.line.len() + record.time.len() + FRAME_HEAD_LEN + NANOS_DIGITS + 2).sum();
-    let mut out = BytesMut::with_capacity(size);
-    for record in records {
-        let time = if timestamps { format!("{} ", fixed_nanos(&record.time)) } else { String::new() };
-        if !tty {
-            let length = u32::try_from(time.len() + record.line.len()).unwrap_or(u32::MAX);
+pub fn encode_records(records: &LogBatch, shown: Shown) -> Bytes {
+    let mut out = BytesMut::with_capacity(records.bytes() + records.len() * (FRAME_HEAD_LEN + NANOS_DIGITS));
+    for record in records.iter() {
+        let mut before = if shown.timestamps { format!("{} ", fixed_nanos(&record.time.text())) } else { String::new() };
+        if shown.details {
+            before.push_str(&details(record.attrs));
+            before.push(' ');
+        }
+        if !shown.raw {
+            let length = u32::try_from(before.len() + record.line.len()).unwrap_or(u32::MAX);
             out.put_u8(match record.stream {
                 Stream::Stdout => 1,
                 Stream::Stderr => 2,
@@ -36,10 +52,18 @@ pub fn encode_records(records: &[LogRecord], tty: bool, timestamps: bool) -> Byt
             out.put_bytes(0, 3);
             out.put_u32(length);
         }
-        out.put_slice(time.as_bytes());
-        out.put_slice(&record.line);
+        out.put_slice(before.as_bytes());
+        out.put_slice(record.line);
     }
     out.freeze()
+}
+
+/// Attributes as `logs --details` shows them: `a=b,c=d`, each encoded as in an address.
+fn details(attrs: &str) -> String {
+    let attrs: BTreeMap<String, String> = serde_json::from_str(attrs).unwrap_or_default();
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let pairs: Vec<String> = attrs.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+    pairs.join(",")
 }
 
 /// An RFC 3339 time in UTC with exactly nine decimals, as `logs --timestamps` shows it; what is no such time stays as it is.
@@ -67,16 +91,10 @@ pub fn json_line<T: Serialize>(value: &T) -> io::Result<Bytes> {
 mod tests {
     use super::*;
 
-    fn record(stream: Stream, line: &'static str) -> LogRecord {
-        LogRecord { stream, time: "2026-11-22T10:51:26.89Z".to_owned(), line: Bytes::from_static(line.as_bytes()) }
-    }
-
     #[test]
-    fn records_are_framed_unless_there_is_a_terminal() {
-        let records = [record(Stream::Stderr, "err\n"), record(Stream::Stdout, "out\n")];
-        assert_eq!(&encode_records(&records, false, false)[..], b"\x02\0\0\0\0\0\0\x04err\n\x01\0\0\0\0\0\0\x04out\n");
-        assert_eq!(&encode_records(&records, true, false)[..], b"err\nout\n");
-        assert_eq!(&encode_records(&records[1..], false, true)[..], b"\x01\0\0\0\0\0\0\x232026-11-22T10:51:26.890000000Z out\n");
+    fn attributes_are_encoded() {
+        assert_eq!(details(r#"{"b":"2 3","a":"x,y"}"#), "a=x%2Cy,b=2+3");
+        assert_eq!(details(""), "");
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub fn ping() -> Reply {
     headers.into_iter().fold(reply, |reply, (name, value)| http::with_header(reply, name, value))
 }
 
+/// Figures in Prometheus' text format.
+pub fn metrics(engine: &Engine) -> Reply {
+    http::text(StatusCode::OK, engine.metrics())
+}
+
 pub fn version() -> Outcome {
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
@@ -103,7 +108,7 @@ fn encode_info(info: &Info, version: Version) -> Value {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": null,
-            "Log": ["json-file", "none"],
+            "Log": info.log_drivers,
         },
         "MemoryLimit": limits.memory,
         "SwapLimit": limits.swap,
@@ -118,7 +123,7 @@ fn encode_info(info: &Info, version: Version) -> Value {
         "OomKillDisable": limits.oom_kill_disable,
         "NGoroutines": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         "SystemTime": Timestamp::now().to_string(),
-        "LoggingDriver": defaults::LOG_DRIVER,
+        "LoggingDriver": info.log_driver,
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": info.cgroup_version.to_string(),
         "NEventsListener": info.event_listeners,
@@ -143,7 +148,7 @@ fn encode_info(info: &Info, version: Version) -> Value {
         "HttpsProxy": https_proxy,
         "NoProxy": no_proxy,
         "Name": info.name,
-        "Labels": [],
+        "Labels": info.labels,
         "ExperimentalBuild": false,
         "ServerVersion": ENGINE_VERSION,
         "Runtimes": info.runtimes.iter().map(|(name, path)| (name.clone(), json!({ "path": path }))).collect::<Map<_, _>>(),

@@ -1,5 +1,7 @@
 //! The engine's options: from the command line, then from a file, then the defaults that belong to the data root.
 
+mod daemon_json;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +14,10 @@ use serde::Deserialize;
 
 const DATA_ROOT: &str = "/var/lib/cais";
 const EXEC_ROOT: &str = "/run/cais";
-const CONFIG_FILE: &str = "/etc/cais/engine.toml";
 const CERTIFICATES: [&str; 2] = ["/etc/cais/certs.d", "/etc/docker/certs.d"];
 const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+/// Where the configuration is looked for, in this order.
+const CONFIG_FILES: &[&str] = &["/etc/cais/engine.toml", "/etc/cais/daemon.json"];
 const GROUP: &str = "cais";
 /// A larger file is no configuration.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -26,7 +29,11 @@ pub(crate) const FLAGS: &[Flag] = &[
     text("data-root", None, "Folder of images, containers and volumes (default /var/lib/cais)"),
     text("exec-root", None, "Folder of what must not survive a reboot (default /run/cais)"),
     text("pidfile", Some('p'), "File for the process id (default EXEC-ROOT/cais.pid)"),
-    text("config-file", None, "TOML file with these options as keys (default /etc/cais/engine.toml)"),
+    text(
+        "config-file",
+        None,
+        "TOML file, or JSON file as dockerd has it, with these options (default /etc/cais/engine.toml, then /etc/cais/daemon.json)",
+    ),
     text("bridge", Some('b'), "Name of the default network's bridge (default derived from the data root)"),
     text("bip", None, "Address and prefix of the bridge, 10.10.0.1/24 say"),
     list("default-address-pool", None, "Range that networks are cut from: base=10.10.0.0/16,size=24"),
@@ -44,7 +51,13 @@ pub(crate) const FLAGS: &[Flag] = &[
     list("add-runtime", None, "OCI runtime besides the engine's own: NAME=PATH"),
     text("default-runtime", None, "OCI runtime of containers that name none (default cais)"),
     list("cdi-spec-dir", None, "Folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)"),
+    switch("debug", Some('D'), "Log what helps to find mistakes, as --log-level debug does"),
+    list("label", None, "Label of this engine, which info shows: NAME=VALUE"),
+    text("log-driver", None, "Where the output of containers goes that name no --log-driver (default json-file)"),
+    text("log-format", None, "How the engine logs: text or json (default text)"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
+    list("log-opt", None, "Option of --log-driver for containers: NAME=VALUE"),
+    text("metrics-addr", None, "Serve figures for Prometheus at this address and port: 127.0.0.1:9323"),
     text("ready-fd", None, "Descriptor that is written to and closed when the engine listens"),
     switch("help", Some('h'), "Show help"),
 ];
@@ -63,6 +76,9 @@ pub(crate) struct Options {
     pub(crate) registries: RegistrySettings,
     pub(crate) sandbox: SandboxSettings,
     pub(crate) log_level: tracing::Level,
+    pub(crate) log_json: bool,
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) settings: engine::Settings,
     pub(crate) ready_fd: Option<i32>,
 }
 
@@ -97,6 +113,12 @@ struct File {
     default_runtime: Option<String>,
     cdi_spec_dir: Vec<PathBuf>,
     log_level: Option<String>,
+    debug: Option<bool>,
+    label: Vec<String>,
+    log_driver: Option<String>,
+    log_format: Option<String>,
+    log_opt: Vec<String>,
+    metrics_addr: Option<String>,
 }
 
 /// A table `[runtimes.NAME]`.
@@ -167,7 +189,29 @@ impl Options {
                 none: word("no-proxy", file.no_proxy),
             },
         };
-        let level = word("log-level", file.log_level).unwrap_or_else(|| "info".to_owned());
+        let debug = matches.switch("debug").or(file.debug).unwrap_or(false);
+        let level = word("log-level", file.log_level).unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned());
+        let log_json = match word("log-format", file.log_format).as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => bail!("--log-format {other:?}: use text or json"),
+        };
+        let metrics = word("metrics-addr", file.metrics_addr);
+        let metrics = metrics
+            .map(|text| text.parse().with_context(|| format!("--metrics-addr {text:?}: an IP address and a port are expected")))
+            .transpose()?;
+        let labels = words("label", file.label);
+        if let Some(bad) = labels.iter().find(|label| label.split_once('=').is_none_or(|(name, _)| name.is_empty())) {
+            bail!("--label {bad:?}: NAME=VALUE is expected");
+        }
+        let mut log = types::container::LogConfig {
+            kind: word("log-driver", file.log_driver).unwrap_or_else(|| "json-file".to_owned()),
+            ..Default::default()
+        };
+        for option in words("log-opt", file.log_opt) {
+            let (name, value) = option.split_once('=').with_context(|| format!("--log-opt {option:?}: NAME=VALUE is expected"))?;
+            log.config.insert(name.to_owned(), value.to_owned());
+        }
         let ready_fd = matches.text("ready-fd").map(|text| text.parse().context("--ready-fd takes a number")).transpose()?;
         let group = word("group", file.group);
         Ok(Self {
@@ -179,6 +223,9 @@ impl Options {
             registries,
             sandbox,
             log_level: level_named(&level)?,
+            log_json,
+            metrics,
+            settings: engine::Settings { log, labels },
             data_root,
             exec_root,
             ready_fd,
@@ -234,15 +281,18 @@ pub(crate) fn parse(args: &[std::ffi::OsString]) -> Result<Matches> {
 }
 
 fn read_file(given: Option<&str>) -> Result<File> {
-    let path = Path::new(given.unwrap_or(CONFIG_FILE));
+    let default = || CONFIG_FILES.iter().copied().find(|path| Path::new(path).exists());
+    let Some(path) = given.or_else(default).map(Path::new) else { return Ok(File::default()) };
     let read = || format!("read the configuration {}", path.display());
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && given.is_none() => return Ok(File::default()),
-        Err(error) => return Err(error).with_context(read),
-        Ok(meta) if meta.len() > CONFIG_BYTES_MAX => bail!("{}: it is larger than {CONFIG_BYTES_MAX} bytes", read()),
-        Ok(_) => {}
+    let size = std::fs::metadata(path).with_context(read)?.len();
+    if size > CONFIG_BYTES_MAX {
+        bail!("{}: it is larger than {CONFIG_BYTES_MAX} bytes", read());
     }
-    toml::from_str(&std::fs::read_to_string(path).with_context(read)?).with_context(read)
+    let text = std::fs::read_to_string(path).with_context(read)?;
+    if path.extension().is_some_and(|extension| extension == "json") {
+        return daemon_json::read(&text).with_context(read);
+    }
+    toml::from_str(&text).with_context(read)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {
@@ -317,6 +367,10 @@ mod tests {
             ["--registry-mirror", "mirror.example"],
             ["--registry-mirror", "=https://mirror.example"],
             ["--registry-endpoint", "https://elsewhere.example"],
+            ["--log-format", "xml"],
+            ["--metrics-addr", "localhost"],
+            ["--label", "x"],
+            ["--log-opt", "x"],
             ["--config-file", "/no/such/file"],
             ["--nonsense", "x"],
         ] {
@@ -324,5 +378,22 @@ mod tests {
             let args = if bad[0] == "--config-file" { bad.to_vec() } else { [bad, without_file].concat() };
             assert!(options(&args).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let file = std::env::temp_dir().join(format!("cais-options-{}.json", std::process::id()));
+        let text = r#"{"log-driver": "local", "log-opts": {"max-size": "1m"}, "labels": ["a=b"], "debug": true, "hosts": ["unix:///x"]}"#;
+        std::fs::write(&file, text).expect("written");
+        let path = file.to_str().expect("text");
+        let options = options(&["--config-file", path, "--host", "unix:///y", "--exec-root", "/e"]);
+        std::fs::remove_file(&file).expect("removed");
+        let options = options.expect("good options");
+        assert_eq!(options.hosts, [Host::Unix("/y".into())]);
+        assert_eq!((options.settings.log.kind.as_str(), options.log_level), ("local", tracing::Level::DEBUG));
+        assert_eq!(
+            (options.settings.log.config["max-size"].as_str(), options.settings.labels.as_slice()),
+            ("1m", ["a=b".to_owned()].as_slice())
+        );
     }
 }

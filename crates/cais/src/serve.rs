@@ -5,10 +5,15 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::{Config, Engine};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::options::{Host, Options};
 
@@ -24,16 +29,16 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("the engine makes namespaces, mounts and control groups, and needs root for it: start it with sudo, or as a service");
     }
-    tracing_subscriber::fmt().with_max_level(options.log_level).with_writer(std::io::stderr).with_target(false).init();
+    let level = start_logging(&options);
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
-    runtime.block_on(serve(options))?;
+    runtime.block_on(serve(options, &level))?;
     // What still blocks must not hold up the end.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(options: Options) -> Result<()> {
+async fn serve(options: Options, level: &LevelHandle) -> Result<()> {
     let config = Config {
         data_root: options.data_root.clone(),
         exec_root: options.exec_root.clone(),
@@ -41,6 +46,7 @@ async fn serve(options: Options) -> Result<()> {
         monitor_elf: crate::MONITOR_ELF,
         registries: options.registries.clone(),
         sandbox: options.sandbox.clone(),
+        settings: options.settings.clone(),
     };
     // Taken before clients can come, so that none meets a half-open engine.
     let mut stop = StopSignals::new()?;
@@ -51,9 +57,15 @@ async fn serve(options: Options) -> Result<()> {
     for host in &options.hosts {
         listen(host, &options, &mut listeners, &mut sockets)?;
     }
+    if let Some(address) = options.metrics {
+        let listener = std::net::TcpListener::bind(address).with_context(|| format!("serve figures at {address}"))?;
+        tokio::spawn(api::serve_metrics(engine.clone(), listener));
+    }
     tracing::info!(data_root = %options.data_root.display(), sockets = ?sockets, "the engine listens");
     tell_ready(&options);
+    let reloading = reload_on_hangup(engine.clone(), level.clone())?;
     api::serve(engine.clone(), listeners, async { stop.recv().await }).await;
+    reloading.abort();
     tracing::info!("the engine stops; containers go on");
     engine.close().await;
     for path in sockets.iter().chain([&options.pidfile]) {
@@ -68,6 +80,41 @@ fn net_config(options: &Options) -> Result<net::NetConfig> {
     let mut net = options.net.clone();
     net.netd_command = vec![program.into_os_string(), "netd".into()];
     Ok(net)
+}
+
+type LevelHandle = reload::Handle<LevelFilter, tracing_subscriber::Registry>;
+
+/// Logs to standard error; how much may change later.
+fn start_logging(options: &Options) -> LevelHandle {
+    let (level, handle) = reload::Layer::new(LevelFilter::from_level(options.log_level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(level);
+    if options.log_json {
+        registry.with(lines.json().flatten_event(true)).init();
+    } else {
+        registry.with(lines).init();
+    }
+    handle
+}
+
+/// Reads the configuration again at each SIGHUP. What cannot change while the engine runs stays as it is.
+fn reload_on_hangup(engine: Arc<Engine>, level: LevelHandle) -> Result<tokio::task::JoinHandle<()>> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+            let own = args.iter().position(|word| word == "engine").map_or(1, |at| at + 1);
+            let read = crate::options::parse(args.get(own..).unwrap_or_default()).and_then(|matches| Options::read(&matches));
+            let taken = read.and_then(|options| {
+                engine.reload(options.settings).map_err(described)?;
+                Ok(level.reload(LevelFilter::from_level(options.log_level))?)
+            });
+            match taken {
+                Ok(()) => tracing::info!("the configuration was read again"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+            }
+        }
+    }))
 }
 
 pub(crate) struct StopSignals {

@@ -81,8 +81,14 @@ pub enum Error {
 
     #[error("must specify at least one of 'stdout' or 'stderr'")]
     NoStream,
-    #[error("container {name} has the log driver none, which keeps nothing to read")]
-    NoLog { name: String },
+    #[error("container {name} has the log driver {driver} with nothing kept to read")]
+    NoLog { name: String, driver: String },
+    #[error("logger: no log driver named '{driver}' is registered")]
+    NoSuchLogDriver { driver: String },
+    #[error("invalid log option {option}={value}: {reason}")]
+    BadLogOption { option: String, value: String, reason: String },
+    #[error("failed to initialize logging driver {driver}: connect to {address}")]
+    LogDriver { driver: String, address: String, source: std::io::Error },
     #[error("cannot attach to container {name}: {reason}")]
     Attach { name: String, reason: &'static str },
     #[error("invalid detach keys {keys:?}: {reason}")]
@@ -218,6 +224,8 @@ impl Classify for Error {
             | Self::BadSignal { .. }
             | Self::NoStream
             | Self::NoLog { .. }
+            | Self::NoSuchLogDriver { .. }
+            | Self::BadLogOption { .. }
             | Self::DetachKeys { .. }
             | Self::NoExecCommand
             | Self::PsArguments { .. }
@@ -233,7 +241,8 @@ impl Classify for Error {
             Self::Store { source, .. } | Self::NoImage(source) => source.kind(),
             Self::Image(source) => source.kind(),
             Self::Link { source, .. } => source.kind(),
-            Self::NotPaused { .. }
+            Self::LogDriver { .. }
+            | Self::NotPaused { .. }
             | Self::DidNotEnd { .. }
             | Self::Start { .. }
             | Self::Monitor { .. }
@@ -244,6 +253,11 @@ impl Classify for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NoSuchLogDriver { .. } => {
+                let names: Vec<&str> = crate::log::DRIVERS.iter().map(|(name, _)| *name).collect();
+                Some(format!("known are {}", names.join(", ")))
+            }
+            Self::LogDriver { .. } => Some("start the collector, or choose another --log-driver".to_owned()),
             Self::AmbiguousPrefix { .. } => Some("give more digits of the id".to_owned()),
             Self::BindSourceMissing { .. } => Some("make it first, or use -v, which makes a missing directory".to_owned()),
             Self::PsArguments { .. } => Some("use -ef, aux, or -o with names of columns such as pid,user,cmd".to_owned()),

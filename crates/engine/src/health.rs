@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -161,6 +162,10 @@ impl Engine {
 
     /// Draws the conclusion from a result.
     fn judge(&self, container: &Arc<Container>, probe: &Probe, result: HealthResult) {
+        crate::metrics::HEALTH_CHECKS.fetch_add(1, Ordering::Relaxed);
+        if result.exit_code != 0 {
+            crate::metrics::HEALTH_CHECKS_FAILED.fetch_add(1, Ordering::Relaxed);
+        }
         let before = container.record().state.health.clone().unwrap_or_default().status;
         let tolerant = in_start_period(&container.record(), probe);
         let record = self.change(container, |record| {

@@ -88,6 +88,9 @@ impl Engine {
             proxies: proxies.map(|proxy| proxy.clone().unwrap_or_default()),
             insecure_registries: registries.insecure.clone(),
             mirrors: registries.mirrors.clone(),
+            log_drivers: crate::log::DRIVERS.iter().map(|(name, _)| *name).collect(),
+            log_driver: self.settings().log.kind,
+            labels: self.settings().labels,
             ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
         }
     }

@@ -21,6 +21,7 @@ mod info;
 mod link;
 mod log;
 mod merge;
+pub mod metrics;
 mod mounts;
 mod name;
 mod network;
@@ -39,7 +40,7 @@ mod volume;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use monitor::Program;
 use store::Store;
@@ -49,6 +50,7 @@ pub use container::AttachTicket;
 pub use error::Error;
 pub use exec::ExecTicket;
 pub use info::DiskUsage;
+pub use log::{LogBatch, LogRecord, LogTime};
 pub use network::{NetworkUser, NetworkView};
 pub use runtimes::RuntimeProgram;
 pub use store::{ChangeKind, PathChange, Removal, Volume};
@@ -70,6 +72,8 @@ pub struct Config {
     pub registries: image::RegistrySettings,
     /// How containers are made.
     pub sandbox: SandboxSettings,
+    /// What may change while the engine runs.
+    pub settings: Settings,
 }
 
 /// How containers are made.
@@ -81,6 +85,15 @@ pub struct SandboxSettings {
     pub default_runtime: String,
     /// Where specifications of devices (CDI) are; the later ones win.
     pub cdi_directories: Vec<PathBuf>,
+}
+
+/// What may change while the engine runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What keeps the output of containers that do not say it.
+    pub log: types::container::LogConfig,
+    /// The engine's own labels, `NAME=VALUE`, which `info` shows.
+    pub labels: Vec<String>,
 }
 
 /// The engine.
@@ -102,6 +115,7 @@ pub struct Engine {
     events: Arc<event::Bus>,
     stats: stats::Sampler,
     seccomp: spec::SeccompCache,
+    settings: RwLock<Settings>,
     /// Held while networks are made, removed and written down.
     network_lock: tokio::sync::Mutex<()>,
     /// Held from the look at a volume's users to its removal, and while a container takes volumes into use.
@@ -146,6 +160,16 @@ impl Layout {
         self.data.join("db").join("events.jsonl")
     }
 
+    /// A container's log in the compact format.
+    pub(crate) fn local_log(&self, id: &Id) -> PathBuf {
+        self.container(id).join("local-logs").join("container.log")
+    }
+
+    /// How far a container's log was sent elsewhere.
+    pub(crate) fn log_cursor(&self, id: &Id) -> PathBuf {
+        self.container(id).join("log-cursor")
+    }
+
     /// What exists only while a container runs.
     pub(crate) fn run(&self, id: &Id) -> PathBuf {
         self.run.join("containers").join(id.as_str())
@@ -174,6 +198,25 @@ impl Engine {
     /// Where the engine's data are.
     pub fn data_root(&self) -> &Path {
         &self.config.data_root
+    }
+
+    /// The settings as they are now.
+    fn settings(&self) -> Settings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over changed settings, and tells of it. Containers that are there keep what they were made with.
+    pub fn reload(&self, settings: Settings) -> Result<(), Error> {
+        log::check(&settings.log)?;
+        let attributes = [
+            ("name", rustix::system::uname().nodename().to_string_lossy().into_owned()),
+            ("log-driver", settings.log.kind.clone()),
+            ("labels", settings.labels.join(",")),
+        ];
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.events.publish("daemon", "reload", self.id.as_str(), attributes);
+        Ok(())
     }
 
     /// Whether the kernel keeps limits of swap.

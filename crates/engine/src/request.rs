@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use types::Id;
 use types::container::CreateRequest;
 
+use crate::LogBatch;
 use crate::container::Record;
 
 /// Filters of a list: each key with the values that are acceptable, as clients write them (`{"label": ["a=b"]}`).
@@ -152,24 +153,13 @@ pub enum Stream {
     Stderr,
 }
 
-/// One record of a log.
-#[derive(Debug, Clone)]
-pub struct LogRecord {
-    /// Where the process wrote it.
-    pub stream: Stream,
-    /// When it was read, RFC 3339 with nanoseconds, as it stands in the log.
-    pub time: String,
-    /// What was written, with its line feed if there was one.
-    pub line: Bytes,
-}
-
 /// A log being read.
 #[derive(Debug)]
 pub struct LogReader {
     /// The container has a terminal: the stream is raw.
     pub tty: bool,
     /// The records in batches, in the order they were written; closed at the end.
-    pub records: tokio::sync::mpsc::Receiver<Vec<LogRecord>>,
+    pub records: tokio::sync::mpsc::Receiver<LogBatch>,
 }
 
 /// What a waiting client waits for.
@@ -485,6 +475,12 @@ pub struct Info {
     pub insecure_registries: Vec<String>,
     /// Mirrors, by the domain of the registry that they stand for.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// The engine's own labels.
+    pub labels: Vec<String>,
+    /// The log drivers, and the one of containers that name none.
+    pub log_drivers: Vec<&'static str>,
+    /// See above.
+    pub log_driver: String,
     /// The machine forwards IPv4.
     pub ipv4_forwarding: bool,
 }

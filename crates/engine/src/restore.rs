@@ -14,7 +14,7 @@ use crate::container::lifecycle::{forget_run, mark_ended, policy_restarts};
 use crate::container::start::{StartNote, mark_started};
 use crate::container::{Container, Index, Record, lock};
 use crate::link::Link;
-use crate::{Config, Engine, Error, Layout, event, exec, image, info, spec, stats};
+use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, spec, stats};
 
 /// The exit code of a container that nobody saw ending: the machine was switched off, say.
 const EXIT_CODE_UNKNOWN: i32 = 255;
@@ -72,6 +72,9 @@ impl Engine {
         registries.proxies = registries.proxies.or_environment();
         let config = Config { registries: registries.clone(), ..config };
         let events = Arc::new(event::Bus::open(&layout.events()));
+        let settings = config.settings.clone();
+        // A choice that no container could be made with is told now.
+        log::check(&settings.log)?;
         Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
             let users = engine.clone();
             let users: image::Users = Arc::new(move |image| users.upgrade().map(|engine| engine.users_of(image)).unwrap_or_default());
@@ -90,6 +93,7 @@ impl Engine {
                 events: events.clone(),
                 stats: stats::Sampler::default(),
                 seccomp: spec::SeccompCache::default(),
+                settings: std::sync::RwLock::new(settings),
                 network_lock: tokio::sync::Mutex::new(()),
                 volume_lock: tokio::sync::Mutex::new(()),
             }
@@ -244,6 +248,8 @@ impl Engine {
                 self.resume_names(container).await;
                 tokio::spawn(self.clone().supervise(container.clone(), link, notices));
                 self.watch_health(container);
+                self.ship_log(container, None);
+                self.compress_log(container);
             }
         }
         true

@@ -20,6 +20,6 @@ pub use detach::{DETACH_KEYS_DEFAULT, DetachWatch, detach_keys};
 pub use error::Error;
 pub use handle::{Arrival, CONTROL_FD, Handle, LAUNCH_ID, LISTEN_FD, LaunchFds, Program};
 pub use protocol::{
-    Attach, ErrorCode, Event, ExecExit, ExecRequest, Exit, ExternalRuntime, Failure, FailureKind, LaunchRequest, LogFile, Reply, Request,
-    Root, Started, State,
+    Attach, ErrorCode, Event, ExecExit, ExecRequest, Exit, ExternalRuntime, Failure, FailureKind, LaunchRequest, LogFile, LogFormat, Reply,
+    Request, Root, Started, State,
 };

@@ -200,7 +200,18 @@ pub enum Root {
     },
 }
 
-/// The json-file log.
+/// How the records of a log are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// A line of JSON each, as Docker's json-file driver has them.
+    #[default]
+    Json,
+    /// A protobuf message between two lengths each, as Docker's local driver has them.
+    Local,
+}
+
+/// The file that a container's output is kept in.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogFile {
     /// The file's path; rotated ones get `.1`, `.2` … appended.
@@ -211,6 +222,12 @@ pub struct LogFile {
     /// How many files to keep, the current one included; at least one.
     #[serde(default)]
     pub max_files: Option<u32>,
+    /// How records are written.
+    #[serde(default)]
+    pub format: LogFormat,
+    /// A JSON object that each record of [`LogFormat::Json`] carries as its attributes; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub attrs: String,
 }
 
 /// A client's socket and what flows through it.
@@ -428,6 +445,8 @@ pub enum Event {
         /// The exec it was attached to, none for the container.
         exec: Option<String>,
     },
+    /// The log was rotated: the file that ends in `.1` is complete now.
+    LogRotated,
     /// Something went wrong that did not end the container: its log cannot be written, a client was too slow.
     Warning {
         /// What, in one line.

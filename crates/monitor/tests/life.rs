@@ -292,7 +292,7 @@ fn a_torn_log_is_ended_and_rotation_keeps_what_was_asked() {
     assert_eq!(rig.log().concat_text(), "bad \u{fffd} byte\nno newline");
 
     request = rig.request("seq 1 3000");
-    request.log = Some(LogFile { path: rig.log_path(), max_bytes: Some(100_000), max_files: Some(2) });
+    request.log = Some(LogFile { path: rig.log_path(), max_bytes: Some(100_000), max_files: Some(2), ..LogFile::default() });
     assert_eq!(exit_of(&rig, &request), 0);
     assert!(std::fs::metadata(rig.log_path()).unwrap().len() <= 200_000);
     assert!(rig.dir.join("x-json.log.1").exists() && !rig.dir.join("x-json.log.2").exists());

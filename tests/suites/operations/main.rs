@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod daemon;
 mod events;
 mod files;
+mod logs;
 mod monitors;
 mod prune;
 

@@ -14,6 +14,7 @@ use crate::terminal;
 use crate::units::parse_moment;
 
 const FLAGS: &[Flag] = &[
+    switch("details", None, "Show what --log-opt labels, env and tag say with each line"),
     switch("follow", Some('f'), "Go on as more is written"),
     text("since", None, "Only what was written since then (10m, 2026-01-02T15:04:05, Unix time)"),
     text("tail", Some('n'), "Number of lines from the end, or all"),
@@ -41,6 +42,7 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
         .query("stderr", "1")
         .query_flag("follow", m.on("follow"))
         .query_flag("timestamps", m.on("timestamps"))
+        .query_flag("details", m.on("details"))
         .query("tail", m.text("tail").unwrap_or("all"))
         .query_opt("since", since)
         .query_opt("until", until);

@@ -10,8 +10,8 @@ use tokio::sync::OwnedRwLockReadGuard;
 use types::container::Status;
 
 use super::{Container, lock};
-use crate::request::{Attach, ClientStream, LogRecord, ReadLogs, Stream};
-use crate::{Engine, Error};
+use crate::request::{Attach, ClientStream, ReadLogs, Stream};
+use crate::{Engine, Error, LogRecord};
 
 /// What an attached client gets and gives; the monitor's form of it, but for the bytes read ahead.
 pub(crate) type Streams = MonitorAttach;
@@ -110,8 +110,8 @@ impl AttachTicket {
         let Ok(mut socket) = stream(socket) else { return false };
         while let Some(batch) = reader.records.recv().await {
             let mut bytes = Vec::new();
-            for record in &batch {
-                frame(&mut bytes, record, self.tty);
+            for record in batch.iter() {
+                frame(&mut bytes, &record, self.tty);
             }
             if tokio::io::AsyncWriteExt::write_all(&mut socket, &bytes).await.is_err() {
                 return false;
@@ -141,7 +141,7 @@ pub(crate) fn stream(socket: std::os::fd::OwnedFd) -> std::io::Result<tokio::net
 }
 
 /// Appends a record as clients read it: with a header that names its stream, or raw.
-fn frame(out: &mut Vec<u8>, record: &LogRecord, raw: bool) {
+fn frame(out: &mut Vec<u8>, record: &LogRecord<'_>, raw: bool) {
     if !raw {
         let number = match record.stream {
             Stream::Stdout => 1,
@@ -150,5 +150,5 @@ fn frame(out: &mut Vec<u8>, record: &LogRecord, raw: bool) {
         out.extend_from_slice(&[number, 0, 0, 0]);
         out.extend_from_slice(&(record.line.len() as u32).to_be_bytes());
     }
-    out.extend_from_slice(&record.line);
+    out.extend_from_slice(record.line);
 }

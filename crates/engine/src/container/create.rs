@@ -52,6 +52,7 @@ impl Engine {
         if host.runtime.is_empty() {
             host.runtime.clone_from(&self.config.sandbox.default_runtime);
         }
+        self.default_log(&mut host);
         host.fill_defaults(self.cgroups.mode() == cgroup::Mode::V2);
         let networking = self.canonical_networks(&config.mac_address, &host, networking)?;
         merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
@@ -98,7 +99,23 @@ impl Engine {
             stopped_by_hand: false,
             removes_volumes: false,
         };
+        self.log_plan(&record)?;
         Ok((record, warnings))
+    }
+
+    /// Fills in the engine's own choice of a log for who makes none; its options go with its driver.
+    fn default_log(&self, host: &mut HostConfig) {
+        let (asked, own) = (&mut host.log_config, self.settings().log);
+        if asked.kind.is_empty() {
+            asked.kind.clone_from(&own.kind);
+        }
+        if asked.kind == own.kind {
+            for (name, value) in own.config.iter() {
+                if !asked.config.contains_key(name) {
+                    asked.config.insert(name.clone(), value.clone());
+                }
+            }
+        }
     }
 
     /// The mounts of the containers that `--volumes-from` names, of which the first counts where several have the same place.

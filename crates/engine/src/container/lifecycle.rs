@@ -223,6 +223,7 @@ impl Engine {
                     attributes.insert("execID".to_owned(), exec);
                     self.events.publish("container", "exec_detach", container.id.as_str(), attributes);
                 }
+                Notice::Event(Event::LogRotated) => self.compress_log(&container),
                 Notice::Event(Event::Warning { text }) => tracing::warn!(container = container.record().name, "{text}"),
                 Notice::Lost => {
                     let exit = self.bury(&container).await;

@@ -84,7 +84,7 @@ impl Engine {
             resolv_conf: file("resolv.conf"),
             hostname: file("hostname"),
             hosts: file("hosts"),
-            log: if record.host.log_config.kind == "none" { String::new() } else { text(self.layout.log(&record.id)) },
+            log: if record.host.log_config.kind == "json-file" { text(self.layout.log(&record.id)) } else { String::new() },
             lower: lower.join(":"),
             upper: text(snapshot.upper),
             work: text(snapshot.work),

@@ -24,6 +24,7 @@ pub use attach::AttachTicket;
 pub(crate) use index::Index;
 
 use crate::link::Link;
+use crate::log::Shipping;
 use crate::mounts::{Planned, Source};
 use crate::request::ClientStream;
 
@@ -139,6 +140,8 @@ pub(crate) struct Container {
     pub(crate) gone: watch::Sender<bool>,
     /// Set while a restart is under way: an end is not the end, `--rm` or not.
     pub(crate) keep: std::sync::atomic::AtomicBool,
+    /// Its log on the way to a collector.
+    pub(crate) shipping: Shipping,
     /// Wakes the restart policy's pause when the container is stopped or removed meanwhile.
     pub(crate) policy_wake: tokio::sync::Notify,
 }
@@ -159,6 +162,7 @@ impl Container {
             saving: Mutex::new(()),
             gone: watch::Sender::new(false),
             keep: std::sync::atomic::AtomicBool::new(false),
+            shipping: Shipping::default(),
             policy_wake: tokio::sync::Notify::new(),
         }
     }

@@ -65,6 +65,7 @@ impl Engine {
         self.execs.container_removed(&record.id);
         // Clients that wait for a start that will not come.
         lock(&container.waiting).clear();
+        self.drain_log(container).await;
         let (engine, removed) = (self.clone(), record.clone());
         tokio::task::spawn_blocking(move || {
             let _ = std::fs::remove_dir_all(engine.layout.run(&removed.id));

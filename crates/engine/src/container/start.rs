@@ -6,21 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use monitor::{Handle, LaunchFds, LaunchRequest, LogFile, Reply, Started};
+use monitor::{Handle, LaunchFds, LaunchRequest, Reply, Started};
 use serde::{Deserialize, Serialize};
 use types::Id;
 use types::container::{EndpointSettings, NamespaceMode, PortMap, Status};
 
 use super::{Container, Record, lock};
 use crate::link::Link;
+use crate::log::Sink;
 use crate::request::{Change, ClientStream, RemoveContainer};
 use crate::sandbox::{Prepared, namespace};
 use crate::spec::{SeccompCache, Security};
 use crate::{Engine, Error, spec};
 
-/// A log file is rotated beyond this, unless the container says otherwise.
-const LOG_BYTES_MAX_DEFAULT: u64 = 20 << 20;
-const LOG_FILES_MAX_DEFAULT: u32 = 5;
 /// How long a start waits for a client that attaches.
 const ATTACHING_MAX: Duration = Duration::from_secs(1);
 
@@ -92,11 +90,19 @@ impl Engine {
         // Output must not come before those who were promised it; one that hangs on its way holds nobody up.
         drop(tokio::time::timeout(ATTACHING_MAX, container.attaching.write()).await);
         let clients = std::mem::take(&mut *lock(&container.waiting));
+        self.drain_log(container).await;
+        let sink = match self.open_sink(&record).await {
+            Ok(sink) => sink,
+            Err(error) => {
+                self.note_failed_start(container, &error);
+                return Err(error);
+            }
+        };
         let (engine, prepared) = (self.clone(), record.clone());
         // The clients' sockets are closed by this task's end in case of failure: they then see the stream end.
         let launched = tokio::task::spawn_blocking(move || engine.spawn_monitor(&prepared, clients)).await?;
         let outcome = match launched {
-            Ok(launched) => self.take_over(container, &record, launched).await,
+            Ok(launched) => self.take_over(container, &record, launched, sink).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &outcome {
@@ -191,7 +197,13 @@ impl Engine {
     }
 
     /// Waits for the monitor's word, and makes the container a running one.
-    async fn take_over(self: &Arc<Self>, container: &Arc<Container>, record: &Record, launched: Launched) -> Result<(), Error> {
+    async fn take_over(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        record: &Record,
+        launched: Launched,
+        sink: Option<Sink>,
+    ) -> Result<(), Error> {
         let Launched { handle, network } = launched;
         let (link, answer, notices) = Link::open(record.name.clone(), handle, self.exec_end())?;
         let answered = match answer.get().await {
@@ -226,6 +238,7 @@ impl Engine {
         self.events.publish("container", "start", record.id.as_str(), record.attributes());
         tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));
         self.watch_health(container);
+        self.ship_log(container, sink);
         // Clients that attached while the start was under way.
         let late = std::mem::take(&mut *lock(&container.waiting));
         for (mut streams, client) in late {
@@ -266,16 +279,6 @@ impl Engine {
         };
         Ok(Joined { ipc: open(&record.host.ipc_mode, "ipc")?, pid: open(&record.host.pid_mode, "pid")? })
     }
-
-    /// Where the container's output is kept, and how much of it.
-    fn log_file(&self, record: &Record) -> Result<Option<LogFile>, Error> {
-        let config = &record.host.log_config;
-        if config.kind == "none" {
-            return Ok(None);
-        }
-        let (max_bytes, max_files) = log_limits(&config.config)?;
-        Ok(Some(LogFile { path: self.layout.log(&record.id), max_bytes: Some(max_bytes), max_files: Some(max_files) }))
-    }
 }
 
 impl Security {
@@ -288,39 +291,6 @@ impl Security {
     }
 }
 
-/// `max-size` and `max-file` of a json-file log.
-pub(super) fn log_limits(options: &BTreeMap<String, String>) -> Result<(u64, u32), Error> {
-    let bad =
-        |name: &'static str, value: &str, reason: &str| Error::BadField { field: name, value: value.to_owned(), reason: reason.to_owned() };
-    let mut limits = (LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT);
-    for (name, value) in options {
-        match name.as_str() {
-            "max-size" if value == "-1" => limits.0 = u64::MAX,
-            "max-size" => limits.0 = size(value).ok_or_else(|| bad("log option max-size", value, "a size such as 10m is expected"))?,
-            "max-file" => {
-                let number = value.parse().ok().filter(|number| (1..=1000).contains(number));
-                limits.1 = number.ok_or_else(|| bad("log option max-file", value, "a number from 1 to 1000 is expected"))?;
-            }
-            other => return Err(bad("log option", other, "max-size and max-file are known")),
-        }
-    }
-    Ok(limits)
-}
-
-/// A size with an optional unit: `10m`, `1g`, `65536`.
-fn size(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor = match lower[digits.len()..].trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor).filter(|size| *size > 0)
-}
-
 /// The record of a container whose process has just started.
 pub(crate) fn mark_started(record: &mut Record, started: &Started) {
     record.state.status = Status::Running;
@@ -331,19 +301,4 @@ pub(crate) fn mark_started(record: &mut Record, started: &Started) {
     record.state.started_at = Timestamp::from_nanosecond(started.at_ns.into()).ok();
     record.state.finished_at = None;
     record.state.health = crate::health::at_start(&record.config);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_options_are_read() {
-        let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        assert_eq!(log_limits(&options(&[("max-size", "10m"), ("max-file", "3")])).expect("good"), (10 << 20, 3));
-        assert_eq!(log_limits(&options(&[])).expect("good"), (LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT));
-        for bad in [("max-size", "much"), ("max-file", "0"), ("colour", "red")] {
-            assert!(log_limits(&options(&[bad])).is_err(), "{bad:?}");
-        }
-    }
 }

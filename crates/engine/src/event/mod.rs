@@ -61,6 +61,7 @@ impl Bus {
     ) {
         let event = Event { kind, action: action.into(), id: id.into(), attributes, time: Timestamp::now() };
         // Published under the lock, so that a listener that joins sees each event once: in the history or live.
+        crate::metrics::EVENTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut history = self.lock();
         history.push(event.clone());
         // No listener is no error.

@@ -1,14 +1,17 @@
-//! The json-file log: one line of JSON per line of output, as Docker writes it, so that everything that reads Docker's logs reads these.
+//! The log: one record per line of output, in one of Docker's two formats, so that everything that reads Docker's logs reads these.
 //!
 //! Output comes in pieces of up to 64 KiB; the lines of a piece are appended with one write. A line longer than 16 KiB is split into records
 //! without newline, of which the last one ends with it. What a stream has begun and not ended is kept until its newline comes, or its end.
+
+mod local;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use monitor::LogFile;
+use monitor::{LogFile, LogFormat};
+use rustix::fs::FlockOperation;
 
 /// The longest content of one record, in bytes of output.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
@@ -30,14 +33,21 @@ pub struct LogWriter {
     size: u64,
     max_bytes: Option<u64>,
     max_files: u32,
+    format: LogFormat,
+    attrs: String,
+    rotated: bool,
     /// Begun lines: of standard output, of standard error.
     begun: [Vec<u8>; 2],
     batch: Vec<u8>,
 }
 
 impl LogWriter {
-    /// Opens or makes the file, and ends a torn last line of an earlier run.
+    /// Opens or makes the file, and ends a torn last record of an earlier run.
     pub fn open(log: &LogFile) -> io::Result<Self> {
+        if let Some(folder) = log.path.parent() {
+            // One level: a container's folder is there, what a format keeps in a folder of its own may not be.
+            ignore_present(std::fs::create_dir(folder))?;
+        }
         let (file, size) = open_for_append(&log.path)?;
         let mut writer = Self {
             file,
@@ -45,19 +55,29 @@ impl LogWriter {
             size,
             max_bytes: log.max_bytes,
             max_files: log.max_files.unwrap_or(1).max(1),
+            format: log.format,
+            attrs: log.attrs.clone(),
+            rotated: false,
             begun: [Vec::new(), Vec::new()],
             batch: Vec::new(),
         };
-        if writer.ends_torn()? {
-            writer.file.write_all(b"\n")?;
-            writer.size += 1;
+        match writer.format {
+            LogFormat::Json if writer.ends_torn()? => {
+                writer.file.write_all(b"\n")?;
+                writer.size += 1;
+            }
+            LogFormat::Json => {}
+            LogFormat::Local => {
+                writer.size = local::whole(&File::open(&writer.path)?, writer.size)?;
+                writer.file.set_len(writer.size)?;
+            }
         }
         Ok(writer)
     }
 
     /// Records a piece of output that was read at `now_ns` (nanoseconds of Unix time).
     pub fn append(&mut self, stream: Stream, piece: &[u8], now_ns: i64) -> io::Result<()> {
-        let time = timestamp(now_ns);
+        let time = self.stamp(now_ns);
         let mut begun = std::mem::take(&mut self.begun[stream as usize]);
         let mut rest = piece;
         let mut result = Ok(());
@@ -84,8 +104,25 @@ impl LogWriter {
     /// Records what a stream has begun and will not end any more.
     pub fn end(&mut self, stream: Stream, now_ns: i64) -> io::Result<()> {
         let begun = std::mem::take(&mut self.begun[stream as usize]);
-        let pushed = if begun.is_empty() { Ok(()) } else { self.push(stream, &begun, &timestamp(now_ns)) };
+        let pushed = if begun.is_empty() {
+            Ok(())
+        } else {
+            {
+                let time = self.stamp(now_ns);
+                self.push(stream, &begun, &time)
+            }
+        };
         pushed.and(self.flush())
+    }
+
+    /// Whether the file was rotated since this was asked last.
+    pub fn take_rotated(&mut self) -> bool {
+        std::mem::take(&mut self.rotated)
+    }
+
+    fn stamp(&self, now_ns: i64) -> Stamp {
+        let text = if self.format == LogFormat::Json { timestamp(now_ns) } else { Vec::new() };
+        Stamp { ns: now_ns, text }
     }
 
     /// Frees buffers that an idle log does not need.
@@ -97,9 +134,12 @@ impl LogWriter {
     }
 
     /// Adds a record to the batch. If it makes the file too large, what is before it is written, and the file rotated.
-    fn push(&mut self, stream: Stream, content: &[u8], time: &[u8]) -> io::Result<()> {
+    fn push(&mut self, stream: Stream, content: &[u8], time: &Stamp) -> io::Result<()> {
         let before = self.batch.len();
-        record(&mut self.batch, stream, content, time);
+        match self.format {
+            LogFormat::Json => record(&mut self.batch, stream, content, &self.attrs, &time.text),
+            LogFormat::Local => local::record(&mut self.batch, stream, content, time.ns),
+        }
         let full = |max| self.size + self.batch.len() as u64 > max && self.size + before as u64 > 0;
         if !self.max_bytes.is_some_and(full) {
             return Ok(());
@@ -125,16 +165,24 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        // Whoever compresses a rotated file holds this while it takes the file's place. It is not waited for: the file goes on growing.
+        let folder = File::open(self.path.parent().unwrap_or(Path::new("/")))?;
+        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(());
+        }
+        // Readers go on in the old file to its end: it is never truncated.
         if self.max_files == 1 {
-            self.file.set_len(0)?;
+            ignore_missing(std::fs::remove_file(&self.path))?;
         } else {
             for number in (1..self.max_files - 1).rev() {
-                ignore_missing(std::fs::rename(rotated(&self.path, number), rotated(&self.path, number + 1)))?;
+                shift(&self.path, number)?;
             }
+            ignore_missing(std::fs::remove_file(compressed(&rotated(&self.path, 1))))?;
             ignore_missing(std::fs::rename(&self.path, rotated(&self.path, 1)))?;
-            self.file = open_for_append(&self.path)?.0;
         }
+        self.file = open_for_append(&self.path)?.0;
         self.size = 0;
+        self.rotated = true;
         Ok(())
     }
 
@@ -148,6 +196,12 @@ impl LogWriter {
         reader.read_exact(&mut last)?;
         Ok(last != *b"\n")
     }
+}
+
+/// The moment of a record: nanoseconds of Unix time, and the text where the format has one.
+struct Stamp {
+    ns: i64,
+    text: Vec<u8>,
 }
 
 /// Both, one after the other.
@@ -167,6 +221,30 @@ fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()
+}
+
+/// The name that a file has once it is compressed.
+fn compressed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz");
+    name.into()
+}
+
+/// Moves a rotated file, compressed or not, to the next number, whose file goes.
+fn shift(path: &Path, number: u32) -> io::Result<()> {
+    let (from, to) = (rotated(path, number), rotated(path, number + 1));
+    for gone in [&to, &compressed(&to)] {
+        ignore_missing(std::fs::remove_file(gone))?;
+    }
+    ignore_missing(std::fs::rename(&from, &to))?;
+    ignore_missing(std::fs::rename(compressed(&from), compressed(&to)))
+}
+
+fn ignore_present(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
@@ -192,13 +270,19 @@ fn cut_character(content: &[u8]) -> usize {
     0
 }
 
-fn record(batch: &mut Vec<u8>, stream: Stream, content: &[u8], time: &[u8]) {
+fn record(batch: &mut Vec<u8>, stream: Stream, content: &[u8], attrs: &str, time: &[u8]) {
     batch.extend_from_slice(b"{\"log\":\"");
     escape(batch, content);
     batch.extend_from_slice(match stream {
-        Stream::Stdout => b"\",\"stream\":\"stdout\",\"time\":\"",
-        Stream::Stderr => b"\",\"stream\":\"stderr\",\"time\":\"",
+        Stream::Stdout => b"\",\"stream\":\"stdout\",",
+        Stream::Stderr => b"\",\"stream\":\"stderr\",",
     });
+    if !attrs.is_empty() {
+        batch.extend_from_slice(b"\"attrs\":");
+        batch.extend_from_slice(attrs.as_bytes());
+        batch.push(b',');
+    }
+    batch.extend_from_slice(b"\"time\":\"");
     batch.extend_from_slice(time);
     batch.extend_from_slice(b"\"}\n");
 }
@@ -351,7 +435,7 @@ mod tests {
         }
 
         fn log(&self, max_bytes: Option<u64>, max_files: Option<u32>) -> LogFile {
-            LogFile { path: self.0.join("x-json.log"), max_bytes, max_files }
+            LogFile { path: self.0.join("x-json.log"), max_bytes, max_files, ..LogFile::default() }
         }
 
         fn text(&self, name: &str) -> String {
@@ -454,5 +538,49 @@ mod tests {
         assert_eq!(contents(&scratch.text("x-json.log.1")), ["line 6\n", "line 7\n"]);
         assert_eq!(contents(&scratch.text("x-json.log.2")), ["line 4\n", "line 5\n"]);
         assert_eq!(scratch.text("x-json.log.3"), "");
+    }
+
+    #[test]
+    fn rotated_files_keep_their_order_compressed_or_not() {
+        let scratch = Scratch::new("compressed");
+        let mut log = LogWriter::open(&scratch.log(Some(100), Some(4))).expect("opened");
+        let mut write = |number: u32| {
+            log.append(Stream::Stdout, format!("line {number}\n").as_bytes(), NOW_NS).expect("written");
+            log.take_rotated()
+        };
+        assert!(!write(0) && write(1) && write(2));
+        let gone = scratch.0.join("x-json.log.1");
+        std::fs::rename(&gone, scratch.0.join("x-json.log.1.gz")).expect("renamed");
+        assert!(write(3));
+        assert!(scratch.0.join("x-json.log.2.gz").exists() && gone.exists());
+        // A lock that another holds puts the rotation off.
+        let folder = File::open(&scratch.0).expect("opened");
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive).expect("locked");
+        assert!(!write(4));
+        drop(folder);
+        assert!(write(5) && scratch.0.join("x-json.log.3.gz").exists());
+        assert_eq!(contents(&scratch.text("x-json.log.1")), ["line 3\n", "line 4\n"]);
+    }
+
+    #[test]
+    fn a_single_file_is_replaced_and_readers_of_the_old_one_keep_it() {
+        let scratch = Scratch::new("single");
+        let mut log = LogWriter::open(&scratch.log(Some(100), Some(1))).expect("opened");
+        log.append(Stream::Stdout, b"line 0\n", NOW_NS).expect("written");
+        let mut reader = File::open(scratch.0.join("x-json.log")).expect("opened");
+        log.append(Stream::Stdout, b"line 1\n", NOW_NS).expect("written");
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("read");
+        assert_eq!(contents(&text), ["line 0\n"]);
+        assert_eq!(contents(&scratch.text("x-json.log")), ["line 1\n"]);
+    }
+
+    #[test]
+    fn records_carry_the_attributes_asked_for() {
+        let scratch = Scratch::new("attrs");
+        let file = LogFile { attrs: "{\"tag\":\"web\"}".to_owned(), ..scratch.log(None, None) };
+        LogWriter::open(&file).and_then(|mut log| log.append(Stream::Stdout, b"x\n", NOW_NS)).expect("written");
+        let wanted = "{\"log\":\"x\\n\",\"stream\":\"stdout\",\"attrs\":{\"tag\":\"web\"},\"time\":\"2026-01-02T03:04:05.6Z\"}\n";
+        assert_eq!(scratch.text("x-json.log"), wanted);
     }
 }

@@ -194,6 +194,9 @@ impl Monitor {
             && let Some(log) = &mut self.log
         {
             let result = log.append(stream, piece, now_ns());
+            if log.take_rotated() {
+                self.engines.broadcast(&self.poll, &Event::LogRotated);
+            }
             self.note_log(result);
         }
         let mut gone = Vec::new();

@@ -131,11 +131,6 @@ impl HostConfig {
     }
 
     fn refuse_behaviour(&self, refused: &mut Refused) {
-        let log_driver = self.log_config.kind.as_str();
-        refused.when(!["", "json-file", "none"].contains(&log_driver), &format!("HostConfig.LogConfig.Type ({log_driver})"));
-        for option in self.log_config.config.keys().filter(|option| !["max-size", "max-file"].contains(&option.as_str())) {
-            refused.0.push(format!("HostConfig.LogConfig.Config ({option})"));
-        }
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
         // Links of the default bridge are variables and lines in files; elsewhere they are names.
@@ -229,17 +224,12 @@ mod tests {
         let body = json!({
             "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
-                "LogConfig": {"Type": "syslog"}, "UsernsMode": "remap",
+                "UsernsMode": "remap",
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "IOMaximumIOps": 1,
             },
         });
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
-        let expected = [
-            "HostConfig.LogConfig.Type (syslog)",
-            "HostConfig.UsernsMode",
-            "HostConfig.IOMaximumIOps",
-            "HostConfig.Mounts[1].Type (image)",
-        ];
+        let expected = ["HostConfig.UsernsMode", "HostConfig.IOMaximumIOps", "HostConfig.Mounts[1].Type (image)"];
         assert_eq!(request.not_served(), expected);
     }
 
