@@ -173,19 +173,34 @@ pub async fn wait(engine: Arc<Engine>, name: &str, request: Request) -> Outcome 
 }
 
 pub async fn attach(engine: Arc<Engine>, name: &str, request: Request) -> Result<Option<Reply>, Failure> {
+    let ticket = engine.attach(name, attach_parameters(&request))?;
+    let client = Hijack::of(&request).take(ticket.tty).await?;
+    tokio::spawn(ticket.run(client));
+    Ok(None)
+}
+
+/// The same through a websocket, whose frames tell nothing of streams: output and errors are one.
+pub async fn attach_websocket(engine: Arc<Engine>, name: &str, request: Request) -> Result<Option<Reply>, Failure> {
+    let accept = crate::websocket::accept(&request.headers)?;
+    let ticket = engine.attach(name, Attach { raw: true, ..attach_parameters(&request) })?;
+    let client = Hijack::of(&request).take_websocket(&accept).await?;
+    let client = crate::websocket::unframed(client)
+        .map_err(|error| Failure::new(types::ErrorKind::Internal, format!("take the websocket over: {error}")))?;
+    tokio::spawn(ticket.run(client));
+    Ok(None)
+}
+
+fn attach_parameters(request: &Request) -> Attach {
     let query = &request.query;
-    let wanted = Attach {
+    Attach {
+        raw: false,
         logs: query.flag("logs"),
         stream: query.flag("stream"),
         stdin: query.flag("stdin"),
         stdout: query.flag("stdout"),
         stderr: query.flag("stderr"),
         detach_keys: query.get("detachKeys").map(str::to_owned),
-    };
-    let ticket = engine.attach(name, wanted)?;
-    let client = Hijack::of(&request).take(ticket.tty).await?;
-    tokio::spawn(ticket.run(client));
-    Ok(None)
+    }
 }
 
 /// A body that is no JSON, or not of the right shape.

@@ -27,10 +27,23 @@ impl Hijack {
         Self { connection: request.connection.clone(), version: request.version, upgrade }
     }
 
+    /// The same for a websocket, whose key was answered with `accept`.
+    pub async fn take_websocket(self, accept: &str) -> Result<ClientStream, Failure> {
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        self.take_with(&head).await
+    }
+
     /// Sends the head of the answer and takes the connection. After this nothing can be refused any more in HTTP.
     pub async fn take(self, tty: bool) -> Result<ClientStream, Failure> {
+        let head = head(self.upgrade, self.version, tty);
+        self.take_with(&head).await
+    }
+
+    async fn take_with(self, head: &str) -> Result<ClientStream, Failure> {
         let failed = |error: std::io::Error| Failure::new(ErrorKind::Internal, format!("take the connection over: {error}"));
-        self.connection.write_raw(head(self.upgrade, self.version, tty).as_bytes()).await.map_err(failed)?;
+        self.connection.write_raw(head.as_bytes()).await.map_err(failed)?;
         let (socket, read_ahead) = self.connection.take_over().map_err(failed)?;
         Ok(ClientStream { socket, read_ahead })
     }

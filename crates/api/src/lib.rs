@@ -26,6 +26,7 @@ mod streams;
 mod system;
 mod version;
 mod volumes;
+mod websocket;
 mod wire;
 
 use types::{Classify, ErrorKind};

@@ -75,7 +75,7 @@ async fn container(engine: Arc<Engine>, path: &[&str], request: Request) -> Resu
         ("POST", [name, "exec"]) => exec::create(engine, name, request).await,
         ("DELETE", [name]) => containers::remove(engine, name, request).await,
         ("POST", [name, "attach"]) => return containers::attach(engine, name, request).await,
-        ("GET", [_, "attach", "ws"]) => Err(Failure::not_served("attaching through a websocket")),
+        ("GET", [name, "attach", "ws"]) => return containers::attach_websocket(engine, name, request).await,
         ("GET", [name, "changes"]) => files::changes(engine, name).await,
         ("GET", [name, "export"]) => files::export(engine, name).await,
         ("HEAD", [name, "archive"]) => files::stat(engine, name, request).await,

@@ -267,7 +267,7 @@ fn look_at_head(bytes: &[u8]) -> Look {
         Ok(httparse::Status::Partial) => return Look::Partial,
         Err(_) => return Look::NotHttp,
     };
-    let takes_over = request.method == Some("POST") && request.path.is_some_and(may_take_over);
+    let takes_over = request.method.zip(request.path).is_some_and(|(method, path)| may_take_over(method, path));
     let mut body = 0;
     for header in request.headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
@@ -283,13 +283,14 @@ fn look_at_head(bytes: &[u8]) -> Look {
     Look::Sized { bytes: head.saturating_add(body), takes_over }
 }
 
-/// `POST /containers/NAME/attach` and `POST /exec/ID/start`, with or without a version before them.
-fn may_take_over(target: &str) -> bool {
+/// `POST /containers/NAME/attach`, `GET /containers/NAME/attach/ws` and `POST /exec/ID/start`, with or without a version before them.
+fn may_take_over(method: &str, target: &str) -> bool {
     let path = target.split(['?', '#']).next().unwrap_or_default();
     let mut last = path.rsplit('/').filter(|segment| !segment.is_empty());
-    match (last.next(), last.next(), last.next()) {
-        (Some("attach"), Some(_), Some(noun)) => noun == "containers",
-        (Some("start"), Some(_), Some(noun)) => noun == "exec",
+    match (method, last.next(), last.next(), last.next()) {
+        ("POST", Some("attach"), Some(_), Some(noun)) => noun == "containers",
+        ("POST", Some("start"), Some(_), Some(noun)) => noun == "exec",
+        ("GET", Some("ws"), Some("attach"), Some(_)) => last.next() == Some("containers"),
         _ => false,
     }
 }
@@ -383,12 +384,14 @@ mod tests {
         for yes in
             ["/v1.51/containers/a/attach?stream=1", "/containers/a/attach", "/exec/1/start", "/v1.24/exec/1/start/", "//exec/1/start"]
         {
-            assert!(may_take_over(yes), "{yes}");
+            assert!(may_take_over("POST", yes), "{yes}");
+            assert!(!may_take_over("GET", yes), "{yes}");
         }
+        assert!(may_take_over("GET", "/v1.51/containers/a/attach/ws?stream=1") && !may_take_over("GET", "/attach/ws"));
         for no in
             ["/containers/a/start", "/containers/a/attach/ws", "/exec/1/json", "/attach", "/images/exec/x/start/json", "/containers/attach"]
         {
-            assert!(!may_take_over(no), "{no}");
+            assert!(!may_take_over("POST", no), "{no}");
         }
     }
 

@@ -12,6 +12,7 @@ use monitor::{Attach, Request};
 use types::container::{Config, Health, HealthConfig, HealthResult, Status};
 
 use crate::container::{Container, Record};
+use crate::probe::Direct;
 use crate::request::{ClientStream, ExecConfig};
 use crate::signal::SIGKILL;
 use crate::{Engine, Error};
@@ -35,7 +36,7 @@ const UNHEALTHY: &str = "unhealthy";
 /// How a container is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Probe {
-    command: Vec<String>,
+    check: Check,
     interval: Duration,
     timeout: Duration,
     start_period: Duration,
@@ -43,28 +44,38 @@ struct Probe {
     retries: u32,
 }
 
+/// What a probe does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Check {
+    /// Runs a command in the container.
+    Command(Vec<String>),
+    /// Uses its network.
+    Network(Direct),
+}
+
 impl Probe {
     /// None where there is nothing to run.
     fn of(config: &Config) -> Option<Self> {
         let health = config.healthcheck.as_ref()?;
-        let command = match health.test.first().map(String::as_str)? {
-            "CMD" => health.test[1..].to_vec(),
+        let check = match health.test.first().map(String::as_str)? {
+            "CMD" => Check::Command(health.test[1..].to_vec()),
+            kind @ ("HTTP" | "TCP") => Check::Network(Direct::parse(kind, health.test.get(1)?).ok()?),
             "CMD-SHELL" => {
                 let shell = if config.shell.is_empty() { vec!["/bin/sh".to_owned(), "-c".to_owned()] } else { config.shell.to_vec() };
-                shell.into_iter().chain(health.test.get(1).cloned()).collect()
+                Check::Command(shell.into_iter().chain(health.test.get(1).cloned()).collect())
             }
             _ => return None,
         };
         let duration = |nanos: i64, default| u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map_or(default, Duration::from_nanos);
         Some(Self {
-            command,
+            check,
             interval: duration(health.interval, INTERVAL),
             timeout: duration(health.timeout, TIMEOUT),
             start_period: duration(health.start_period, Duration::ZERO),
             start_interval: duration(health.start_interval, START_INTERVAL),
             retries: u32::try_from(health.retries).ok().filter(|retries| *retries > 0).unwrap_or(RETRIES),
         })
-        .filter(|probe| !probe.command.is_empty())
+        .filter(|probe| !matches!(&probe.check, Check::Command(command) if command.is_empty()))
     }
 }
 
@@ -73,7 +84,13 @@ pub(crate) fn validate(health: &HealthConfig) -> Result<(), Error> {
     let bad = |field: &'static str, value: String, reason: &str| Err(Error::BadField { field, value, reason: reason.to_owned() });
     match health.test.first().map(String::as_str) {
         None | Some("NONE" | "CMD" | "CMD-SHELL") => {}
-        Some(other) => return bad("Healthcheck.Test", other.to_owned(), "it must begin with NONE, CMD or CMD-SHELL"),
+        Some(kind @ ("HTTP" | "TCP")) => {
+            let argument = health.test.get(1).map(String::as_str).unwrap_or_default();
+            if let Err(reason) = Direct::parse(kind, argument) {
+                return bad("Healthcheck.Test", argument.to_owned(), &reason);
+            }
+        }
+        Some(other) => return bad("Healthcheck.Test", other.to_owned(), "it must begin with NONE, CMD, CMD-SHELL, HTTP or TCP"),
     }
     for (field, nanos) in [
         ("Healthcheck.Interval", health.interval),
@@ -129,7 +146,13 @@ impl Engine {
     /// Runs the check once.
     async fn probe(self: &Arc<Self>, container: &Arc<Container>, probe: &Probe) -> HealthResult {
         let start = Timestamp::now();
-        let (exit_code, output) = match tokio::time::timeout(probe.timeout, self.run_check(container, probe)).await {
+        let checked = async {
+            match &probe.check {
+                Check::Command(command) => self.run_check(container, command).await,
+                Check::Network(check) => Ok(check.run(container.record().state.pid, probe.timeout).await),
+            }
+        };
+        let (exit_code, output) = match tokio::time::timeout(probe.timeout, checked).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => (EXIT_CODE_FAILED, types::error::chain(&error)),
             Err(_) => (EXIT_CODE_FAILED, format!("Health check exceeded timeout ({:?})", probe.timeout)),
@@ -137,8 +160,8 @@ impl Engine {
         HealthResult { start, end: Timestamp::now(), exit_code, output }
     }
 
-    async fn run_check(self: &Arc<Self>, container: &Arc<Container>, probe: &Probe) -> Result<(i32, String), Error> {
-        let config = ExecConfig { cmd: probe.command.clone(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
+    async fn run_check(self: &Arc<Self>, container: &Arc<Container>, command: &[String]) -> Result<(i32, String), Error> {
+        let config = ExecConfig { cmd: command.to_vec(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
         let id = self.create_exec(container.id.as_str(), config)?;
         let guard = Kill { engine: self.clone(), container: container.clone(), exec: id.to_string(), armed: true };
         let failed = |source| Error::File { operation: "make a socket for", path: "the health check's output".into(), source };
@@ -272,10 +295,12 @@ mod tests {
             }
         };
         let probe = Probe::of(&config(&["CMD-SHELL", "test -e /ok"])).expect("a probe");
-        assert_eq!(probe.command, ["/bin/sh", "-c", "test -e /ok"]);
+        assert_eq!(probe.check, Check::Command(["/bin/sh", "-c", "test -e /ok"].map(str::to_owned).to_vec()));
         assert_eq!((probe.interval, probe.timeout, probe.retries), (Duration::from_secs(2), TIMEOUT, RETRIES));
         assert_eq!(Probe::of(&config(&["NONE"])), None);
         assert_eq!(Probe::of(&config(&["CMD"])), None);
+        assert!(matches!(Probe::of(&config(&["TCP", "80"])).map(|probe| probe.check), Some(Check::Network(_))));
+        assert!(validate(&HealthConfig { test: vec!["TCP".to_owned(), "x".to_owned()].into(), ..HealthConfig::default() }).is_err());
         assert!(validate(&HealthConfig { interval: 5, ..HealthConfig::default() }).is_err());
     }
 }

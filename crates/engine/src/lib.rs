@@ -26,12 +26,14 @@ mod mounts;
 mod name;
 mod network;
 mod persist;
+mod probe;
 mod ready;
 pub mod request;
 mod resources;
 mod restore;
 mod runtimes;
 mod sandbox;
+mod secrets;
 mod signal;
 mod spec;
 mod stats;
@@ -168,6 +170,11 @@ impl Layout {
     /// How far a container's log was sent elsewhere.
     pub(crate) fn log_cursor(&self, id: &Id) -> PathBuf {
         self.container(id).join("log-cursor")
+    }
+
+    /// The secrets of a container.
+    pub(crate) fn secrets(&self, id: &Id) -> PathBuf {
+        self.container(id).join("secrets.json")
     }
 
     /// What exists only while a container runs.

@@ -116,6 +116,8 @@ pub struct Attach {
     pub stderr: bool,
     /// The key sequence that detaches, `ctrl-p,ctrl-q` when absent.
     pub detach_keys: Option<String>,
+    /// Output and errors as they are, without headers that name the stream.
+    pub raw: bool,
 }
 
 /// A client's connection, taken out of the HTTP server.

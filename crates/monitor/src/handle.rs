@@ -51,6 +51,8 @@ pub struct LaunchFds<'a> {
     pub pid_namespace: Option<BorrowedFd<'a>>,
     /// A compiled seccomp program, as an array of `struct sock_filter`.
     pub seccomp: Option<BorrowedFd<'a>>,
+    /// A mount, attached nowhere yet, for the directory of secrets.
+    pub secrets: Option<BorrowedFd<'a>>,
     /// The sockets of [`LaunchRequest::attach`], in its order.
     pub clients: Vec<BorrowedFd<'a>>,
 }
@@ -196,6 +198,7 @@ impl Handle {
             (FdRole::UtsNamespace, fds.uts_namespace),
             (FdRole::PidNamespace, fds.pid_namespace),
             (FdRole::Seccomp, fds.seccomp),
+            (FdRole::Secrets, fds.secrets),
         ];
         for (role, fd) in single {
             if let Some(fd) = fd {

@@ -65,6 +65,8 @@ pub enum FdRole {
     PidNamespace,
     /// A compiled seccomp program (an array of `struct sock_filter`).
     Seccomp,
+    /// A mount, attached nowhere yet, for the directory of secrets.
+    Secrets,
     /// The socket of the next attached client, in the order of the request's list.
     Client,
 }

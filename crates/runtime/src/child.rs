@@ -62,6 +62,11 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
         ask(context.channel, &Message::Hooks)?;
     }
     let made = mounts::mount_all(context, root.as_fd())?;
+    if let Some(secrets) = launch.secrets {
+        let fail = || Error::step("mount the secrets on /run/secrets");
+        let target = path::make_directory(root.as_fd(), Path::new("/run/secrets")).map_err(fail())?;
+        attach(secrets, target.as_fd()).map_err(fail())?;
+    }
     let terminal = dev::fill(context, root.as_fd(), &made)?;
     names_and_sysctls(plan, &made)?;
     if plan.child_hooks {

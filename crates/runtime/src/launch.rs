@@ -39,6 +39,8 @@ pub struct Launch<'a> {
     pub user: Option<String>,
     /// Additional groups, by name or number, looked up in the container.
     pub additional_groups: Vec<String>,
+    /// A mount, attached nowhere yet, that goes over `/run/secrets` when all else is mounted.
+    pub secrets: Option<BorrowedFd<'a>>,
     /// How many descriptors from 3 up the program inherits.
     pub preserve_fds: u32,
     /// The first process is killed when the calling thread ends: for a caller without which nobody would look after the container.
@@ -66,6 +68,7 @@ impl<'a> Launch<'a> {
             init: None,
             user: None,
             additional_groups: Vec::new(),
+            secrets: None,
             preserve_fds: 0,
             die_with_caller: false,
             no_pivot: false,

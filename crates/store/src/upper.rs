@@ -46,6 +46,7 @@ pub(crate) const MOUNT_POINTS: &[&[u8]] = &[
     b"dev/mqueue",
     b"dev/pts",
     b"dev/shm",
+    b"run/secrets",
     b"etc/hostname",
     b"etc/hosts",
     b"etc/mtab",

@@ -10,6 +10,7 @@ mod host;
 mod mount;
 mod network;
 mod observed;
+mod secret;
 
 pub use crate::nullable::{Empty, List, Map, Set};
 pub use config::{Config, HealthConfig};
@@ -20,3 +21,4 @@ pub use host::{
 pub use mount::{BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeDriverConfig, VolumeOptions};
 pub use network::{EndpointIpam, EndpointSettings, NetworkSettings, NetworkingConfig};
 pub use observed::{Health, HealthResult, MountPoint, State, Status};
+pub use secret::Secret;

@@ -4,6 +4,7 @@ mod limits;
 mod mounts;
 mod networks;
 mod ports;
+mod secrets;
 mod settings;
 
 use std::path::Path;
@@ -159,6 +160,7 @@ pub fn plan(m: &Matches, detached: bool, around: &Surroundings<'_>) -> Result<Pl
     if !networks.endpoints.is_empty() {
         body.insert("NetworkingConfig".into(), json!({ "EndpointsConfig": networks.endpoints }));
     }
+    put_values(&mut body, "Secrets", m.list("secret").into_iter().map(secrets::secret).collect::<Result<_>>()?);
     let auto_remove = m.on("rm");
     body.insert("HostConfig".into(), Value::Object(host));
     Ok(Plan {

@@ -16,10 +16,12 @@ pub const SETTINGS_FLAGS: &[Flag] = &[
     text("domainname", None, "NIS domain name inside the container"),
     list("group-add", None, "Add the user to this group, too"),
     text("health-cmd", None, "Command that tells whether the container is healthy"),
+    text("health-http", None, "Page that tells whether the container is healthy (http://localhost:8080/healthy); needs no program in it"),
     text("health-interval", None, "Time between two health checks (10s, 1m30s)"),
     value("health-retries", None, Kind::Int, "Failures in a row that mean unhealthy"),
     text("health-start-interval", None, "Time between two health checks in the start period"),
     text("health-start-period", None, "Time after the start in which failures do not count"),
+    text("health-tcp", None, "Port that accepts connections as long as the container is healthy; needs no program in it"),
     text("health-timeout", None, "Time after which a health check has failed"),
     list("label-file", None, "Read labels from a file"),
     text("log-driver", None, "Where the output goes: json-file, local, journald, syslog, gelf, fluentd or none"),
@@ -28,6 +30,7 @@ pub const SETTINGS_FLAGS: &[Flag] = &[
     value("oom-score-adj", None, Kind::Int, "How early it is chosen when memory runs out (-1000 to 1000)"),
     text("platform", None, "Platform of the image (linux/amd64)"),
     text("runtime", None, "OCI runtime that makes the container: a name that the engine knows, or a path"),
+    list("secret", None, "Give a file of yours as /run/secrets/TARGET, in memory only (source=FILE,target=NAME,uid=…,gid=…,mode=…)"),
     list("sysctl", None, "Set a kernel parameter (NAME=VALUE)"),
     text("userns", None, "User namespace: host"),
     list("volumes-from", None, "Take over the volumes and binds of another container (NAME[:ro])"),
@@ -107,8 +110,12 @@ fn health(m: &Matches) -> Result<Option<Value>> {
         }
         check.insert("Retries".into(), retries.into());
     }
-    if let Some(command) = m.text("health-cmd").filter(|command| !command.is_empty()) {
-        check.insert("Test".into(), json!(["CMD-SHELL", command]));
+    let tests = [("health-cmd", "CMD-SHELL"), ("health-http", "HTTP"), ("health-tcp", "TCP")];
+    let given: Vec<_> = tests.iter().filter_map(|(flag, kind)| Some((flag, kind, m.text(flag).filter(|text| !text.is_empty())?))).collect();
+    match given.as_slice() {
+        [] => {}
+        [(_, kind, argument)] => drop(check.insert("Test".into(), json!([kind, argument]))),
+        [(first, ..), (second, ..), ..] => bail!("conflicting options: --{first} and --{second}: use one or the other"),
     }
     if m.on("no-healthcheck") {
         if !check.is_empty() {

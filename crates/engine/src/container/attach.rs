@@ -51,7 +51,7 @@ impl Engine {
             stdin: request.stdin && record.config.open_stdin,
             stdout: request.stdout,
             stderr: request.stderr,
-            multiplexed: !tty,
+            multiplexed: !tty && !request.raw,
             detach_keys: detach_keys(request.detach_keys.as_deref())?,
             read_ahead: Vec::new(),
         };
@@ -111,7 +111,7 @@ impl AttachTicket {
         while let Some(batch) = reader.records.recv().await {
             let mut bytes = Vec::new();
             for record in batch.iter() {
-                frame(&mut bytes, &record, self.tty);
+                frame(&mut bytes, &record, !self.streams.multiplexed);
             }
             if tokio::io::AsyncWriteExt::write_all(&mut socket, &bytes).await.is_err() {
                 return false;

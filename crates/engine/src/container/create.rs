@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use store::Image;
-use types::container::{HostConfig, State};
+use types::container::{HostConfig, Secret, State};
 use types::{Id, Platform};
 
 use super::{Container, Record};
 use crate::mounts::Planned;
 use crate::request::{CreateContainer, Created};
-use crate::{Engine, Error, merge, mounts, name, sandbox, spec};
+use crate::{Engine, Error, merge, mounts, name, sandbox, secrets, spec};
 
 /// How often a made-up name is tried; the later ones carry a number of many digits.
 const NAME_ATTEMPTS: u32 = 10;
@@ -21,6 +21,8 @@ impl Engine {
     pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Created, Error> {
         let image = self.store.resolve(&request.request.config.image).map_err(Error::NoImage)?;
         check_platform(&request, &image)?;
+        let secrets = request.request.secrets.clone();
+        secrets::validate(&secrets)?;
         let (mut record, mut warnings) = self.draft(request, &image)?;
         warnings.extend(sandbox::validate(&record.config, &record.host)?);
         self.check_joined(&record)?;
@@ -28,7 +30,7 @@ impl Engine {
 
         let in_use = self.volume_lock.lock().await;
         let engine = self.clone();
-        let record = tokio::task::spawn_blocking(move || engine.provide(record, &image)).await??;
+        let record = tokio::task::spawn_blocking(move || engine.provide(record, &image, &secrets)).await??;
         let container = Arc::new(Container::new(record));
         if let Err(error) = self.save(&container).await {
             self.withdraw(&container.record()).await;
@@ -97,6 +99,7 @@ impl Engine {
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
+            secrets: 0,
             removes_volumes: false,
         };
         self.log_plan(&record)?;
@@ -171,10 +174,12 @@ impl Engine {
     }
 
     /// Makes the read/write layer and the volumes. On failure the layer is gone again, and the anonymous volumes with it. Blocks.
-    fn provide(&self, mut record: Record, image: &Image) -> Result<Record, Error> {
+    fn provide(&self, mut record: Record, image: &Image, secrets: &[Secret]) -> Result<Record, Error> {
         let failed = |operation| move |source| Error::Store { operation, source };
         let snapshot = self.store.create_snapshot(record.id.as_str(), image).map_err(failed("make the container's read/write layer"))?;
-        let Err(error) = self.provide_volumes(&mut record, &snapshot.lower) else { return Ok(record) };
+        record.secrets = secrets.len();
+        let kept = secrets::keep(&self.layout.secrets(&record.id), secrets);
+        let Err(error) = kept.and_then(|()| self.provide_volumes(&mut record, &snapshot.lower)) else { return Ok(record) };
         for (name, _) in record.volumes().filter(|(name, anonymous)| *anonymous && !name.is_empty()) {
             let _ = self.store.remove_volume(name);
         }

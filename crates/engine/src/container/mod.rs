@@ -74,6 +74,9 @@ pub struct Record {
     pub restart_count: u32,
     /// It was stopped by hand: `unless-stopped` and `on-failure` leave it alone.
     pub stopped_by_hand: bool,
+    /// How many secrets it gets; their content is kept elsewhere.
+    #[serde(default)]
+    pub secrets: usize,
     /// Its removal, once it is under way, takes its anonymous volumes along.
     #[serde(default)]
     pub removes_volumes: bool,
@@ -240,6 +243,7 @@ pub(crate) mod testing {
             sandbox_id: None,
             restart_count: 0,
             stopped_by_hand: false,
+            secrets: 0,
             removes_volumes: false,
         }
     }

@@ -166,12 +166,14 @@ impl Engine {
             attach,
         };
         let joined = self.joined_namespaces(record)?;
+        let secrets = if record.secrets > 0 { Some(crate::secrets::mount(&self.layout.secrets(&record.id))?) } else { None };
         let fds = LaunchFds {
             ipc_namespace: joined.ipc.as_ref().map(AsFd::as_fd),
             pid_namespace: joined.pid.as_ref().map(AsFd::as_fd),
             uts_namespace: None,
             net_namespace: network.netns.as_ref().map(AsFd::as_fd),
             seccomp: filter.as_ref().map(|filter| filter.program.as_fd()),
+            secrets: secrets.as_ref().map(AsFd::as_fd),
             clients: sockets.iter().map(AsFd::as_fd).collect(),
         };
         let handle = self.monitors.spawn(&request, &fds).map_err(|source| Error::Link { name: record.name.clone(), source })?;

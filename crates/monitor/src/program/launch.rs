@@ -26,6 +26,7 @@ pub(super) struct Given {
     pub(super) uts: Option<OwnedFd>,
     pub(super) pid: Option<OwnedFd>,
     seccomp: Option<OwnedFd>,
+    secrets: Option<OwnedFd>,
     clients: Vec<OwnedFd>,
 }
 
@@ -165,6 +166,7 @@ fn create(request: &LaunchRequest, given: &Given, system: &cgroup::System, stdio
     launch.namespaces.pid = given.pid.as_ref().map(AsFd::as_fd);
     launch.cgroup = Some(runtime::Group { system, path: Path::new(&request.cgroup) });
     launch.seccomp_program = program.as_deref();
+    launch.secrets = given.secrets.as_ref().map(AsFd::as_fd);
     launch.init = init.as_ref().map(AsFd::as_fd);
     launch.user = Some(request.user.clone()).filter(|user| !user.is_empty());
     launch.additional_groups.clone_from(&request.additional_groups);
@@ -183,6 +185,7 @@ impl Given {
                 FdRole::UtsNamespace => given.uts = Some(fd),
                 FdRole::PidNamespace => given.pid = Some(fd),
                 FdRole::Seccomp => given.seccomp = Some(fd),
+                FdRole::Secrets => given.secrets = Some(fd),
                 FdRole::Client => given.clients.push(fd),
             }
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map as Object, Value};
 
-use super::{Config, HostConfig, Mount, NetworkingConfig, RestartPolicy};
+use super::{Config, HostConfig, Mount, NetworkingConfig, RestartPolicy, Secret};
 use crate::lenient;
 
 /// The body of a create request: [`Config`] with the other two as fields of it.
@@ -14,6 +14,8 @@ pub struct CreateRequest {
     pub host: HostConfig,
     /// Networks to join.
     pub networking: NetworkingConfig,
+    /// Files that only the container sees: a field `Secrets` that Docker does not have.
+    pub secrets: Vec<Secret>,
 }
 
 /// The body of an update request: the resources of [`HostConfig`] and its restart policy. What is zero or absent stays as it is.
@@ -55,7 +57,9 @@ impl CreateRequest {
         let mut object: Object<String, Value> = serde_json::from_slice(body)?;
         let host = lenient::field(&mut object, "HostConfig").unwrap_or_default();
         let networking = lenient::field(&mut object, "NetworkingConfig").unwrap_or_default();
+        let secrets = lenient::field(&mut object, "Secrets").map(serde_json::from_value::<Option<_>>).transpose()?.flatten();
         Ok(Self {
+            secrets: secrets.unwrap_or_default(),
             config: lenient::from_value(Value::Object(object))?,
             host: lenient::from_value(host)?,
             networking: lenient::from_value(networking)?,
