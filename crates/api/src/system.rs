@@ -9,7 +9,6 @@ use engine::request::{Filters, Info};
 use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use types::container::defaults;
 
 use crate::error::Failure;
 use crate::http::{self, Outcome, Reply, Request, ok};
@@ -282,6 +281,9 @@ mod tests {
             proxies: Default::default(),
             insecure_registries: vec!["plain.example:5000".to_owned(), "10.0.0.0/8".to_owned()],
             mirrors: [("docker.io".to_owned(), vec!["https://m.example".to_owned()])].into(),
+            labels: Vec::new(),
+            log_drivers: vec!["json-file", "none"],
+            log_driver: "json-file".to_owned(),
             ipv4_forwarding: true,
         }
     }

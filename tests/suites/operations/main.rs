@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod daemon;
 mod events;
 mod files;
+mod health;
 mod logs;
 mod monitors;
 mod prune;
+mod secrets;
 
 use anyhow::Result;
 use tests::Engine;

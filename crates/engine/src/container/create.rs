@@ -24,6 +24,9 @@ impl Engine {
         let secrets = request.request.secrets.clone();
         secrets::validate(&secrets)?;
         let (mut record, mut warnings) = self.draft(request, &image)?;
+        if !secrets.is_empty() && self.runtime(&record.host.runtime)?.is_some() {
+            return Err(Error::NotServed { field: "Secrets with a runtime other than the engine's own".to_owned() });
+        }
         warnings.extend(sandbox::validate(&record.config, &record.host)?);
         self.check_joined(&record)?;
         let lease = self.lease_name(&mut record)?;
