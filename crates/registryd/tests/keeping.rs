@@ -77,7 +77,7 @@ fn manifests_without_a_tag_go_only_when_asked_and_unneeded() {
 /// The same content is pushed, looked at and taken away again and again while collections run without a pause.
 #[test]
 fn collections_never_take_what_is_being_pushed() {
-    const ROUNDS: u64 = 60;
+    const ROUNDS: u64 = 25;
     let registry = Registry::start();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

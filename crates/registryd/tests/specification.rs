@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use common::{Answer, OCI_INDEX, OCI_MANIFEST, Registry, image, noise, sha256, sha512};
 use serde_json::json;
@@ -425,6 +425,33 @@ fn parts_of_blobs_are_served_on_one_connection() {
     assert_eq!((past.status, past.header("content-range")), (416, Some("bytes */1000000")));
     let whole = registry.ask("GET", &format!("/v2/a/blobs/{digest}"), &[("Range", "bytes=0-1,5-6")], b"");
     assert_eq!((whole.status, whole.body.len()), (200, content.len()));
+}
+
+#[test]
+fn many_slow_readers_get_all_of_a_large_blob() {
+    let registry = Registry::start();
+    let content = vec![7; 24 << 20];
+    let digest = registry.blob("a", &content);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = registry.connect();
+                let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).expect("sends");
+                let mut buffer = vec![0; 300_000];
+                let mut count = 0;
+                // The socket is full and empty again and again.
+                loop {
+                    match stream.read(&mut buffer).expect("reads") {
+                        0 => break,
+                        read => count += read,
+                    }
+                    std::thread::yield_now();
+                }
+                assert!(count > content.len() && count < content.len() + 2000, "{count}");
+            });
+        }
+    });
 }
 
 #[test]

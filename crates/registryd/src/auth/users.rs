@@ -1,6 +1,7 @@
 //! Users: a file in htpasswd's format, with bcrypt, read again when it changes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +32,7 @@ pub struct Users {
 #[derive(Debug, Default)]
 struct State {
     hashes: BTreeMap<String, String>,
-    read: Option<(SystemTime, u64)>,
+    read: Option<(SystemTime, u64, u64)>,
     salt: [u8; 16],
     known: HashMap<[u8; 32], Instant>,
 }
@@ -83,7 +84,7 @@ impl Users {
     /// Reads the file again if it has changed.
     fn refresh(&self) -> Result<()> {
         let metadata = std::fs::metadata(&self.path).map_err(|error| Error::io("read the users in", &self.path, error))?;
-        let stamp = (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len());
+        let stamp = (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), metadata.ino());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.read == Some(stamp) {
             return Ok(());

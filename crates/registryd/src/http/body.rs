@@ -19,7 +19,7 @@ use super::metrics::Metrics;
 use super::reply::{Code, Payload, Refusal};
 
 /// What is collected of a request before it is written: few writes, and little memory however many clients upload.
-const PIECE_BYTES: usize = 128 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 /// What is read of a file at a time.
 const READ_BYTES: usize = 128 * 1024;
 

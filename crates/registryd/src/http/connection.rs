@@ -19,7 +19,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -40,6 +39,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// What one call sends of a file.
 const SEND_BYTES: usize = 1024 * 1024;
+/// What one connection sends before the thread is free for another.
+const TURN_BYTES: u64 = 16 * 1024 * 1024;
 /// Smaller parts of files are sent through hyper.
 const SENDFILE_BYTES_MIN: u64 = 16 * 1024;
 /// The pause after an accept that failed for want of descriptors or memory.
@@ -231,7 +232,7 @@ async fn converse(app: Arc<App>, stream: TcpStream, peer: SocketAddr, mut stoppi
         };
         stream.ahead = ahead;
         let keep = direct.keep;
-        send(&stream.stream, direct, &app.metrics).await?;
+        stream.stream = send(stream.stream, direct, &app.metrics).await?;
         if !keep || *stopping.borrow() {
             return stream.shutdown().await;
         }
@@ -266,8 +267,8 @@ fn head_text(status: StatusCode, headers: &HeaderMap, keep: bool) -> Vec<u8> {
     text
 }
 
-/// Sends head and file. An error ends the connection, by which the client sees that the answer is not whole.
-async fn send(stream: &TcpStream, mut direct: Direct, metrics: &Metrics) -> io::Result<()> {
+/// Sends head and file, and gives the connection back. An error ends it, by which the client sees that the answer is not whole.
+async fn send(mut stream: TcpStream, mut direct: Direct, metrics: &Metrics) -> io::Result<TcpStream> {
     let mut head = Bytes::from(std::mem::take(&mut direct.head));
     while head.has_remaining() {
         within_idle(stream.writable()).await?;
@@ -277,38 +278,39 @@ async fn send(stream: &TcpStream, mut direct: Direct, metrics: &Metrics) -> io::
             Err(error) => return Err(error),
         }
     }
-    let socket = Arc::new(rustix::io::fcntl_dupfd_cloexec(stream, 3)?);
     let file = Arc::new(direct.file);
     let end = direct.offset + direct.len;
     let mut offset = direct.offset;
     while offset < end {
         within_idle(stream.writable()).await?;
-        let (socket, file, from) = (Arc::clone(&socket), Arc::clone(&file), offset);
+        let (file, from) = (Arc::clone(&file), offset);
         // The file may have to be read from the disk.
-        let sent = tokio::task::spawn_blocking(move || send_some(&socket, &file, from, end)).await.map_err(io::Error::other)?;
-        match sent {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                offset += count;
-                metrics.sent(count);
-            }
-            // Tells the runtime that the socket is full.
-            Err(Errno::AGAIN) => drop(stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()))),
-            Err(error) => return Err(error.into()),
-        }
+        let sending = tokio::task::spawn_blocking(move || {
+            let sent = send_some(&stream, &file, from, end);
+            (stream, sent)
+        });
+        let (back, sent) = sending.await.map_err(io::Error::other)?;
+        stream = back;
+        let sent = sent?;
+        offset += sent;
+        metrics.sent(sent);
     }
-    Ok(())
+    Ok(stream)
 }
 
-/// Sends until the socket is full or the file is sent. Nothing sent because it is full is an error.
-fn send_some(socket: &rustix::fd::OwnedFd, file: &File, from: u64, end: u64) -> std::result::Result<u64, Errno> {
+/// Sends until the socket is full, the file is sent, or so much has gone that others should have their turn.
+fn send_some(stream: &TcpStream, file: &File, from: u64, end: u64) -> io::Result<u64> {
     let mut offset = from;
-    while offset < end {
+    while offset < end && offset - from < TURN_BYTES {
         let count = usize::try_from(end - offset).unwrap_or(SEND_BYTES).min(SEND_BYTES);
-        match rustix::fs::sendfile(socket, file, Some(&mut offset), count) {
-            Ok(0) => break,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if offset > from => break,
+        // Through the runtime, which must have looked at the socket before the call that finds it full: one that looked later could miss that
+        // it was emptied in between.
+        let sent = stream.try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), count)?));
+        match sent {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
     }

@@ -230,7 +230,12 @@ fn for_browsers(refusal: Refusal) -> Refusal {
 
 /// Runs what waits for the disk away from the threads that serve. It runs to its end also when the client has gone.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> std::result::Result<T, Refusal> {
-    match tokio::task::spawn_blocking(work).await {
+    finished(tokio::task::spawn_blocking(work)).await
+}
+
+/// The outcome of such work.
+async fn finished<T>(task: tokio::task::JoinHandle<Result<T>>) -> std::result::Result<T, Refusal> {
+    match task.await {
         Ok(outcome) => outcome.map_err(Refusal::from),
         Err(error) => {
             tracing::error!(%error, "a request's own task failed");

@@ -7,19 +7,22 @@ use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use types::Digest;
 use types::digest::Algorithm;
 
 use super::body::Inflow;
 use super::reply::{Code, Outcome, Refusal, Reply};
 use super::route::{self, Query};
-use super::{App, DOCKER_CONTENT_DIGEST, UPLOAD_WAIT, blocking};
+use super::{App, DOCKER_CONTENT_DIGEST, UPLOAD_WAIT, blocking, finished};
 use crate::auth::{Action, Caller};
 use crate::name::RepositoryName;
 use crate::store::{Upload, UploadId};
 
 /// Repositories that are looked at for a blob when none is named.
 const HOLDERS_MAX: usize = 100;
+/// How much of an upload gathers before it is written to the disk.
+const WRITE_BACK_BYTES: u64 = 32 << 20;
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// `POST /v2/<name>/blobs/uploads/`
@@ -150,7 +153,7 @@ fn start(head: &Parts, upload: &Upload, repository: &RepositoryName, id: &Upload
 /// Appends the request's body.
 async fn receive(
     app: &App,
-    mut upload: OwnedMutexGuard<Upload>,
+    upload: OwnedMutexGuard<Upload>,
     body: Incoming,
     range: Option<(u64, u64)>,
     head: &Parts,
@@ -168,18 +171,56 @@ async fn receive(
         return Err(Refusal::new(Code::SizeInvalid, message).status(StatusCode::BAD_REQUEST));
     }
     let mut inflow = Inflow::new(body);
-    while let Some(bytes) = inflow.next().await? {
-        if upload.offset() + bytes.len() as u64 > limit {
-            return Err(too_large(limit));
+    let mut offset = begun;
+    let mut writing = Writing::Idle(upload);
+    // The next bytes are received while the last ones are hashed and written.
+    let outcome = loop {
+        let bytes = match inflow.next().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break Ok(()),
+            Err(refusal) => break Err(refusal),
+        };
+        let bytes_len = bytes.len() as u64;
+        offset += bytes_len;
+        if offset > limit {
+            break Err(too_large(limit));
         }
-        let store_bytes = move || {
+        let mut upload = writing.done().await?;
+        if offset / WRITE_BACK_BYTES != (offset - bytes_len) / WRITE_BACK_BYTES {
+            write_back(&upload);
+        }
+        writing = Writing::Busy(tokio::task::spawn_blocking(move || {
             upload.append(&bytes)?;
             Ok(upload)
-        };
-        upload = blocking(store_bytes).await?;
-    }
+        }));
+    };
+    // What had arrived is written, also when the connection broke: the client goes on from there.
+    let upload = writing.done().await?;
+    outcome?;
     app.metrics.received(upload.offset() - begun);
     Ok(upload)
+}
+
+/// Lets the disk begin with what is there, so that the end has little left to wait for. An error is seen again at the end.
+fn write_back(upload: &Upload) {
+    if let Ok(file) = upload.duplicate() {
+        tokio::task::spawn_blocking(move || drop(file.sync_data()));
+    }
+}
+
+/// An upload that is at rest, or away being written to.
+enum Writing {
+    Idle(OwnedMutexGuard<Upload>),
+    Busy(JoinHandle<crate::Result<OwnedMutexGuard<Upload>>>),
+}
+
+impl Writing {
+    async fn done(self) -> Result<OwnedMutexGuard<Upload>, Refusal> {
+        match self {
+            Self::Idle(upload) => Ok(upload),
+            Self::Busy(task) => finished(task).await,
+        }
+    }
 }
 
 fn too_large(limit: u64) -> Refusal {

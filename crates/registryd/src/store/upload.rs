@@ -61,6 +61,11 @@ impl Upload {
         self.offset
     }
 
+    /// Another descriptor of its file.
+    pub fn duplicate(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::io("duplicate", &self.path, error))
+    }
+
     /// Whether it was finished or given up while somebody waited for it.
     pub fn is_over(&self) -> bool {
         self.over
