@@ -12,6 +12,7 @@ pub type Need = (&'static str, &'static str);
 
 /// What the tests use.
 pub const FOR_TESTS: &[Need] = &[
+    ("bsdtar", "libarchive-tools"),
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
@@ -30,6 +31,8 @@ pub const FOR_TESTS: &[Need] = &[
     ("/usr/share/doc/python3-seccomp", "python3-seccomp"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("runc", "runc"),
+    ("setcap", "libcap2-bin"),
+    ("setfattr", "attr"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("xz", "xz-utils"),

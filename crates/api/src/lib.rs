@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod fsck;
 mod hijack;
 mod http;
 mod images;

@@ -150,6 +150,7 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("GET", ["info"]) => system::info(engine, request).await,
         ("GET", ["events"]) => events::events(engine, request),
         ("GET", ["system", "df"]) => system::disk_usage(engine, request).await,
+        ("POST", ["system", "fsck"]) => crate::fsck::fsck(engine, request).await,
         ("GET", ["plugins"]) => http::ok(&[(); 0]),
         ("POST", ["build", "prune"]) => http::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
         ("POST", ["build", ..]) => Err(Failure::not_served("building an image")),

@@ -51,6 +51,11 @@ pub fn server_key(registry: &str) -> String {
     }
 }
 
+/// The user for an image's registry.
+pub fn login(context: &Context, image: &ImageRef) -> Result<Option<Login>> {
+    Config::load(context)?.login(&server_key(image.domain())).with_context(|| format!("find the user for {}", image.domain()))
+}
+
 /// The header by which the engine gets the user for an image's registry; nothing where no user is kept.
 pub fn header(context: &Context, image: &ImageRef) -> Result<Option<String>> {
     let config = Config::load(context)?;
@@ -179,7 +184,8 @@ impl Config {
     }
 }
 
-fn folder(context: &Context) -> Result<PathBuf> {
+/// The folder of Docker's client: of `--config`, `$DOCKER_CONFIG` or `~/.docker`.
+pub fn folder(context: &Context) -> Result<PathBuf> {
     let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(folder) = context.config.as_ref().map(PathBuf::from).or_else(|| of("DOCKER_CONFIG")) {
         return Ok(folder);

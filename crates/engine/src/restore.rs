@@ -348,7 +348,10 @@ impl Engine {
         let id = image.to_string();
         let records = self.containers.all().into_iter().map(|container| container.record());
         let uses = |record: &Arc<Record>| record.image_id == id;
-        records.filter(uses).map(|record| store::ImageUser { container: record.id.to_string(), running: record.is_alive() }).collect()
+        records
+            .filter(uses)
+            .map(|record| store::ImageUser { container: record.id.to_string(), name: record.name.clone(), running: record.is_alive() })
+            .collect()
     }
 }
 

@@ -23,6 +23,14 @@ pub struct Document {
     pub bytes: Vec<u8>,
 }
 
+impl Document {
+    /// A document that was made here.
+    pub fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+        let digest = digest_of(Algorithm::Sha256, &bytes);
+        Self { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes }
+    }
+}
+
 impl Registry {
     /// Fetches what a name points at: by its digest if it has one, which is verified, else by its tag.
     pub async fn root(&self, reference: &ImageRef, credentials: Option<&Credentials>) -> Result<Document> {

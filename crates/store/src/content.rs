@@ -53,7 +53,14 @@ impl Content {
         Ok(digest)
     }
 
-    /// The same, left to the caller to sync before anything refers to it.
+    /// Writes bytes in the place of what may be damaged, synced, and answers their digest.
+    pub fn replace(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = digest_of(bytes);
+        write_atomic(&self.path(&digest), bytes, MODE)?;
+        Ok(digest)
+    }
+
+    /// Adds bytes as [`Content::write`] does, left to the caller to sync before anything refers to it.
     pub(crate) fn write_unsynced(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = digest_of(bytes);
         let path = self.path(&digest);

@@ -4,21 +4,17 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use flate2::{Compression, GzBuilder};
 use sha2::{Digest as _, Sha256};
 use types::image::{Descriptor, Manifest, media_type};
 use types::{Digest, ImageRef};
 
 use crate::archive::recipe::rebuild;
 use crate::catalog::{Catalog, Image, Layer, Name, Origin, kind};
+use crate::compress::ParallelGzip;
 use crate::layer::LayerHold;
 use crate::records::{Records, Transaction};
 use crate::{Error, Result, Store};
 
-/// Near the best ratio per time; part of what makes the compressed bytes, and so their digest, the same each time.
-const LEVEL: u32 = 4;
-/// What gzip's header says when it does not say.
-const OPERATING_SYSTEM_UNKNOWN: u8 = 255;
 /// So many places are remembered of one layer; the oldest go first.
 const ORIGINS_MAX: usize = 16;
 
@@ -88,10 +84,10 @@ impl Store {
         (is_of_image && was_away).then_some(known)
     }
 
-    /// Writes a layer's archive, the exact one that it was unpacked from, compressed with gzip. The same layer always gives the same bytes.
+    /// Writes a layer's archive, the exact one that it was unpacked from, compressed with gzip on all processors. The same layer always gives the same bytes.
     pub fn compress_layer(&self, hold: &LayerHold, output: &mut dyn Write) -> Result<Descriptor> {
         let hashed = Hashed { output, hash: Sha256::new(), len: 0 };
-        let mut gzip = GzBuilder::new().mtime(0).operating_system(OPERATING_SYSTEM_UNKNOWN).write(hashed, Compression::new(LEVEL));
+        let mut gzip = ParallelGzip::new(hashed).map_err(|source| write_error(hold.layer(), source))?;
         self.rebuild_verified(hold.layer(), &mut gzip)?;
         let done = gzip.finish().and_then(|mut hashed| hashed.flush().map(|()| hashed));
         let hashed = done.map_err(|source| write_error(hold.layer(), source))?;

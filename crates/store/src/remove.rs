@@ -15,8 +15,20 @@ use crate::{Error, Result, Store};
 pub struct ImageUser {
     /// The container's id.
     pub container: String,
+    /// The container's name, if it has one.
+    pub name: String,
     /// Whether it runs.
     pub running: bool,
+}
+
+impl ImageUser {
+    /// The id as people know it, and the name.
+    fn shown(&self) -> String {
+        match self.name.as_str() {
+            "" => short(&self.container).to_owned(),
+            name => format!("{} ({name})", short(&self.container)),
+        }
+    }
 }
 
 /// One thing that a removal did.
@@ -114,7 +126,7 @@ impl Plan<'_> {
             return Err(Error::ImageInUse(format!(
                 "unable to remove repository reference \"{}\" (must force) - container {} is using its referenced image {}",
                 name.familiar(),
-                short(&user.container),
+                user.shown(),
                 image.id.short()
             )));
         }
@@ -132,9 +144,11 @@ impl Plan<'_> {
     /// An id was given: all names go if they are one image's under one repository, or by force.
     fn remove_all_names(&mut self, image: &Image) -> Result<bool> {
         if !self.force && !self.names(image).is_empty() && !self.is_single(image) {
+            let names: Vec<String> = self.names(image).iter().map(ImageRef::familiar).collect();
             return Err(Error::ImageInUse(format!(
-                "unable to delete {} (must be forced) - image is referenced in multiple repositories",
-                image.id.short()
+                "unable to delete {} (must be forced) - image is referenced in multiple repositories: {}",
+                image.id.short(),
+                names.join(", ")
             )));
         }
         self.check_conflicts(image)?;
@@ -166,12 +180,10 @@ impl Plan<'_> {
         }
         let users = (self.users)(&image.id);
         if let Some(user) = users.iter().find(|user| user.running) {
-            return conflict("cannot be forced", format!("image is being used by running container {}", short(&user.container)));
+            return conflict("cannot be forced", format!("image is being used by running container {}", user.shown()));
         }
         match users.first() {
-            Some(user) if !self.force => {
-                conflict("must be forced", format!("image is being used by stopped container {}", short(&user.container)))
-            }
+            Some(user) if !self.force => conflict("must be forced", format!("image is being used by stopped container {}", user.shown())),
             _ => Ok(()),
         }
     }

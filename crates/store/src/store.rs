@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -63,13 +65,17 @@ impl Store {
         for (name, mode) in [
             ("db", 0o700),
             ("content", 0o700),
-            ("layers", 0o711),
+            // Files of images and volumes have modes and owners of their makers' choice: nobody else on this machine may reach them by name.
+            ("layers", 0o700),
             ("containers", 0o711),
-            ("volumes", 0o711),
+            ("volumes", 0o700),
             ("staging", 0o700),
             ("empty", 0o755),
         ] {
-            create_dir_all(&root.join(name), mode)?;
+            let path = root.join(name);
+            create_dir_all(&path, mode)?;
+            // An earlier version may have made it with another.
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|error| Error::io("set the mode of", &path, error))?;
         }
         let lock = Lock::try_take(&root.join("db/lock"))?.ok_or_else(|| Error::Locked { root: root.clone() })?;
         let db = Database::open(&root.join("db/cais.db"))?;

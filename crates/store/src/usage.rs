@@ -1,11 +1,13 @@
 //! How much disk space what takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use types::Digest;
 
 use crate::catalog::Catalog;
-use crate::{Result, Store};
+use crate::{Error, Result, Store};
 
 /// The disk space of images, layers and volumes (`system df`).
 #[derive(Debug, Clone, Default)]
@@ -16,6 +18,21 @@ pub struct Usage {
     pub images: Vec<ImageUsage>,
     /// Each volume.
     pub volumes: Vec<VolumeUsage>,
+    /// What the disk says.
+    pub disk: DiskUse,
+}
+
+/// The disk's blocks, in bytes: what `du` adds up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Of everything below the data root.
+    pub total: u64,
+    /// Of layers, with what gives back their archives, and of configurations and manifests.
+    pub images: u64,
+    /// Of volumes.
+    pub volumes: u64,
+    /// Of containers' read/write layers.
+    pub containers: u64,
 }
 
 /// The disk space of one image.
@@ -65,7 +82,41 @@ impl Catalog {
     }
 }
 
+/// The bytes of the disk's blocks below a path, the path itself included, but for what was counted before. What vanishes meanwhile does not count.
+fn blocks(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<u64> {
+    let mut bytes = 0u64;
+    let mut left = vec![path.to_owned()];
+    while let Some(path) = left.pop() {
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let is_new = (metadata.nlink() == 1 && !metadata.is_dir()) || seen.insert((metadata.dev(), metadata.ino()));
+        if !is_new {
+            continue;
+        }
+        bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+        if metadata.is_dir() {
+            let Ok(entries) = std::fs::read_dir(&path) else { continue };
+            for entry in entries {
+                left.push(entry.map_err(|error| Error::io("list", &path, error))?.path());
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 impl Store {
+    fn disk_use(&self) -> Result<DiskUse> {
+        let mut seen = HashSet::new();
+        let mut of = |path: &Path| blocks(path, &mut seen);
+        let images = of(&self.layers_dir())? + of(&self.root.join("content"))?;
+        let volumes = of(&self.root.join("volumes"))?;
+        let mut containers = 0;
+        for path in crate::store::entries(&self.root.join("containers"))? {
+            containers += of(&path.join("upper"))?;
+        }
+        let rest = of(&self.root)?;
+        Ok(DiskUse { total: images + volumes + containers + rest, images, volumes, containers })
+    }
+
     /// Adds it all up. Walks the volumes.
     pub fn usage(&self) -> Result<Usage> {
         let catalog = self.catalog();
@@ -73,6 +124,6 @@ impl Store {
         for volume in self.volumes() {
             volumes.push(VolumeUsage { name: volume.name.clone(), size: self.volume_size(&volume.name)? });
         }
-        Ok(Usage { layers: catalog.layers_size(), images: catalog.image_usage(), volumes })
+        Ok(Usage { layers: catalog.layers_size(), images: catalog.image_usage(), volumes, disk: self.disk_use()? })
     }
 }

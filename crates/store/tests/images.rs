@@ -3,10 +3,9 @@
 mod common;
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
-use common::{Sandbox, Tar, has, is_root, output, shell};
-use store::{Error, Image, ImageUser, NewImage, NewLayer, NewVolume, Options, Removal, Store, chain_ids};
+use common::{Sandbox, Tar, build, has, is_root, output, shell};
+use store::{Error, ImageUser, NewVolume, Options, Removal, Store, chain_ids};
 use types::{Classify, Digest, ErrorKind, ImageRef};
 
 fn nobody(_: &Digest) -> Vec<ImageUser> {
@@ -15,24 +14,6 @@ fn nobody(_: &Digest) -> Vec<ImageUser> {
 
 fn name(text: &str) -> ImageRef {
     text.parse().expect(text)
-}
-
-/// Makes an image of several layers.
-fn build(store: &Store, layers: &[Vec<u8>], names: &[&str]) -> store::Result<Arc<Image>> {
-    let staged: Vec<_> = layers.iter().map(|layer| store.unpack(&mut layer.as_slice()).map(Arc::new)).collect::<store::Result<_>>()?;
-    let ids: Vec<String> = staged.iter().map(|layer| format!("\"{}\"", layer.diff_id())).collect();
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","created":"2020-01-01T00:00:00Z","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
-        ids.join(",")
-    );
-    store.commit_image(NewImage {
-        config: config.into_bytes(),
-        manifest: None,
-        documents: Vec::new(),
-        layers: staged.into_iter().map(|layer| NewLayer::Staged(layer, None)).collect(),
-        parent: None,
-        names: names.iter().map(|text| (name(text), None)).collect(),
-    })
 }
 
 #[test]
@@ -101,8 +82,8 @@ fn removal_is_refused_as_docker_does() {
     let image = sandbox.import(&Tar::default().file("a", "1").end(), "a:1").expect("imports");
     let short = image.id.short();
     let container = "cc3f71f7e118d5b772338c10d18907347459fbde1a0a0fb0c88ca047430ba52f".to_owned();
-    let stopped = |_: &Digest| vec![ImageUser { container: container.clone(), running: false }];
-    let running = |_: &Digest| vec![ImageUser { container: container.clone(), running: true }];
+    let stopped = |_: &Digest| vec![ImageUser { container: container.clone(), name: "box".to_owned(), running: false }];
+    let running = |_: &Digest| vec![ImageUser { container: container.clone(), name: "box".to_owned(), running: true }];
     let refused = |reference: &str, force: bool, users: &dyn Fn(&Digest) -> Vec<ImageUser>| {
         let error = store.remove_image(reference, force, false, users).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Conflict);
@@ -111,21 +92,21 @@ fn removal_is_refused_as_docker_does() {
     assert_eq!(
         refused("a:1", false, &stopped),
         format!(
-            "conflict: unable to remove repository reference \"a:1\" (must force) - container cc3f71f7e118 is using its referenced image {short}"
+            "conflict: unable to remove repository reference \"a:1\" (must force) - container cc3f71f7e118 (box) is using its referenced image {short}"
         )
     );
     assert_eq!(
         refused(short, true, &running),
-        format!("conflict: unable to delete {short} (cannot be forced) - image is being used by running container cc3f71f7e118")
+        format!("conflict: unable to delete {short} (cannot be forced) - image is being used by running container cc3f71f7e118 (box)")
     );
     assert_eq!(
         refused(short, false, &stopped),
-        format!("conflict: unable to delete {short} (must be forced) - image is being used by stopped container cc3f71f7e118")
+        format!("conflict: unable to delete {short} (must be forced) - image is being used by stopped container cc3f71f7e118 (box)")
     );
     store.tag(&image.id, &name("b:2")).expect("tags");
     assert_eq!(
         refused(short, false, &nobody),
-        format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories")
+        format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories: a:1, b:2")
     );
     assert!(store.remove_image(short, true, false, &nobody).is_ok());
     assert!(matches!(store.remove_image("a:1", false, false, &nobody), Err(Error::NoSuchImage(_))));

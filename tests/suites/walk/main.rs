@@ -17,6 +17,7 @@ mod push;
 mod registries;
 mod runtimes;
 mod support;
+mod upkeep;
 
 /// Declares a check as two tests, `NAME::cais` and `NAME::docker`.
 macro_rules! both {

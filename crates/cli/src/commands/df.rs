@@ -24,7 +24,7 @@ const HEADERS: &[(&str, &str)] =
 
 fn run(context: &Context, m: &Matches) -> Result<i32> {
     let style = Style::parse(m.text("format"), "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}")?;
-    let usage: Value = context.client()?.send(Request::get("/system/df"))?.json()?;
+    let usage: Value = context.client()?.send(Request::get("/system/df").query_flag("engine", true))?.json()?;
     if m.on("verbose") {
         print(&verbose(&usage)?)?;
         return Ok(0);
@@ -64,16 +64,23 @@ fn summary(usage: &Value) -> Vec<Row> {
             ("Reclaimable", reclaimable(freed, bytes)),
         ])
     };
-    vec![
+    let whole = |key: &str, sum: i64| if usage[key].is_null() { sum } else { int(usage, &format!("/{key}")) };
+    let mut rows = vec![
         row("Images", items(usage, "Images").count(), count_used, layers, unused.clamp(0, layers.max(0))),
         row(
             "Containers",
             items(usage, "Containers").count(),
             items(usage, "Containers").filter(|container| runs(container)).count(),
-            written(true),
+            whole("ContainersSize", written(true)),
             written(false),
         ),
-        row("Local Volumes", items(usage, "Volumes").count(), items(usage, "Volumes").filter(held).count(), volumes, idle),
+        row(
+            "Local Volumes",
+            items(usage, "Volumes").count(),
+            items(usage, "Volumes").filter(held).count(),
+            whole("VolumesSize", volumes),
+            idle,
+        ),
         row(
             "Build Cache",
             items(usage, "BuildCache").count(),
@@ -81,7 +88,12 @@ fn summary(usage: &Value) -> Vec<Row> {
             cache,
             cache_idle,
         ),
-    ]
+    ];
+    // Logs, databases and what else belongs to the engine; another engine does not tell.
+    if !usage["LogsAndDatabaseSize"].is_null() {
+        rows.push(row("Logs and database", 1, 1, int(usage, "/LogsAndDatabaseSize"), 0));
+    }
+    rows
 }
 
 fn reclaimable(freed: i64, bytes: i64) -> String {
@@ -129,6 +141,9 @@ fn verbose(usage: &Value) -> Result<String> {
         "\nLocal Volumes space usage:\n\n{}",
         render("table {{.Name}}\t{{.Links}}\t{{.Size}}", volume_ls::HEADERS, items(usage, "Volumes").map(volume_ls::row).collect())?
     );
+    if !usage["LogsAndDatabaseSize"].is_null() {
+        text += &format!("\nLogs and database space usage: {}\n", size4(int(usage, "/LogsAndDatabaseSize")));
+    }
     Ok(text)
 }
 

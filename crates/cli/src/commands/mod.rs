@@ -10,6 +10,7 @@ mod diff;
 mod events;
 mod exec;
 mod export;
+mod fsck;
 mod history;
 mod image_prune;
 mod images;
@@ -20,6 +21,7 @@ mod kill;
 mod load;
 mod login;
 mod logs;
+mod manifest;
 mod network_connect;
 mod network_create;
 mod network_disconnect;
@@ -117,6 +119,12 @@ pub const ALL: &[&Command] = &[
     &network_prune::COMMAND,
     &network_rm::COMMAND,
     &df::COMMAND,
+    &fsck::COMMAND,
+    &manifest::INSPECT,
+    &manifest::CREATE,
+    &manifest::ANNOTATE,
+    &manifest::PUSH,
+    &manifest::REMOVE,
     &system_prune::COMMAND,
 ];
 
@@ -124,6 +132,7 @@ pub const ALL: &[&Command] = &[
 pub const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
+    ("manifest", "Manage lists of images for several platforms"),
     ("network", "Manage networks"),
     ("system", "Manage the engine"),
     ("volume", "Manage volumes"),

@@ -3,6 +3,7 @@
 //! Work on disks happens on blocking threads of the store; what moves between them and the network are bounded channels of [`Bytes`].
 
 mod error;
+mod fsck;
 mod glob;
 mod list;
 mod pull;
@@ -24,6 +25,7 @@ use types::{Digest, ImageRef, Platform};
 use stream::{BodyReader, BodyWriter};
 
 pub use error::Error;
+pub use fsck::{Checked, Damage};
 pub use list::{ImageDetails, ImageSummary, ListedManifest};
 pub use pull::{Progress, Pulled};
 pub use push::{PushLine, Pushed};

@@ -301,7 +301,7 @@ impl Downloads {
 }
 
 /// Streams a blob into the store and verifies it on the way: the compressed bytes here, the plain ones there.
-async fn fetch(
+pub(super) async fn fetch(
     registry: &Registry,
     store: Arc<Store>,
     repository: &ImageRef,

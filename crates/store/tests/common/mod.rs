@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use store::{Image, ImportOptions, Options, Store};
+use store::{Image, ImportOptions, NewImage, NewLayer, Options, Store};
 use tempfile::TempDir;
 
 /// A store that goes with its directory.
@@ -27,6 +27,24 @@ impl Sandbox {
         let options = ImportOptions { name: Some(name.parse().expect("name")), source: "-".to_owned(), ..ImportOptions::default() };
         self.store.import(&mut &*archive, &options)
     }
+}
+
+/// Makes an image of several layers.
+pub fn build(store: &Store, layers: &[Vec<u8>], names: &[&str]) -> store::Result<Arc<Image>> {
+    let staged: Vec<_> = layers.iter().map(|layer| store.unpack(&mut layer.as_slice()).map(Arc::new)).collect::<store::Result<_>>()?;
+    let ids: Vec<String> = staged.iter().map(|layer| format!("\"{}\"", layer.diff_id())).collect();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","created":"2020-01-01T00:00:00Z","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        ids.join(",")
+    );
+    store.commit_image(NewImage {
+        config: config.into_bytes(),
+        manifest: None,
+        documents: Vec::new(),
+        layers: staged.into_iter().map(|layer| NewLayer::Staged(layer, None)).collect(),
+        parent: None,
+        names: names.iter().map(|text| (text.parse().expect(text), None)).collect(),
+    })
 }
 
 /// Whether this process may make device nodes and foreign owners; says so if not.
