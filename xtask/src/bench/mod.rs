@@ -6,6 +6,7 @@
 mod bundle;
 mod peers;
 mod report;
+mod work;
 
 use crate::{built, cargo, packages};
 use anyhow::{Context, Result, bail, ensure};
@@ -33,10 +34,25 @@ struct Size {
     many: usize,
     listed: usize,
     idle: usize,
+    log_megabytes: usize,
+    copied: usize,
+    committed_megabytes: usize,
+    watched: usize,
 }
 
-const FULL: Size = Size { runs: 21, execs: 21, many: 40, listed: 1000, idle: 20 };
-const QUICK: Size = Size { runs: 7, execs: 7, many: 10, listed: 50, idle: 8 };
+const FULL: Size = Size {
+    runs: 21,
+    execs: 21,
+    many: 40,
+    listed: 1000,
+    idle: 20,
+    log_megabytes: 202,
+    copied: 10_000,
+    committed_megabytes: 500,
+    watched: 100,
+};
+const QUICK: Size =
+    Size { runs: 7, execs: 7, many: 10, listed: 50, idle: 8, log_megabytes: 20, copied: 1000, committed_megabytes: 50, watched: 10 };
 
 /// Runs the benchmark, prints its table, and writes the samples and the plot.
 pub fn run(quick: bool) -> Result<()> {
@@ -131,6 +147,7 @@ fn rows(size: &Size, dir: &Path, peers: &[Peer], report: &mut Report) -> Result<
     lists(size, peers, report)?;
     many(size, peers, report)?;
     idle(size, peers, report)?;
+    work::rows(size, dir, peers, report)?;
     sleep(SETTLE);
     report.add(memory_of_engines("engine at rest after all this", peers));
     Ok(())
