@@ -25,7 +25,10 @@ Options:
 pub(crate) fn main(args: &[OsString]) -> Result<ExitCode> {
     let matches = options::parse(args)?;
     if matches.on("help") {
-        print!("{HELP}{}", cli::flag_lines(&FLAGS.iter().filter(|flag| flag.long != "ready-fd").collect::<Vec<_>>()));
+        print!(
+            "{HELP}{}",
+            cli::flag_lines(&FLAGS.iter().chain(crate::network::FLAGS).filter(|flag| flag.long != "ready-fd").collect::<Vec<_>>())
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::read(&matches)?;

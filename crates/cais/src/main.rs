@@ -3,6 +3,7 @@
 
 mod background;
 mod control;
+mod network;
 mod options;
 mod registry;
 mod serve;

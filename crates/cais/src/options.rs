@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use cli::flags::{self, Flag, Matches, list, switch, text};
 use engine::image::{Proxies, RegistrySettings};
 use engine::{RuntimeProgram, SandboxSettings};
-use net::{NetConfig, Pool};
+use net::NetConfig;
 use serde::Deserialize;
+
+use crate::network;
 
 const DATA_ROOT: &str = "/var/lib/cais";
 const EXEC_ROOT: &str = "/run/cais";
@@ -36,7 +38,6 @@ pub(crate) const FLAGS: &[Flag] = &[
     ),
     text("bridge", Some('b'), "Name of the default network's bridge (default derived from the data root)"),
     text("bip", None, "Address and prefix of the bridge, 10.10.0.1/24 say"),
-    list("default-address-pool", None, "Range that networks are cut from: base=10.10.0.0/16,size=24"),
     list("insecure-registry", None, "Registry whose certificate does not matter, or that has none: HOST[:PORT] or a range of addresses"),
     list("registry-mirror", None, "Ask this URL first for what is pulled from Docker Hub, or from HOST: [HOST=]URL"),
     list("registry-endpoint", None, "Reach a registry elsewhere than its name says: HOST=URL"),
@@ -102,6 +103,12 @@ struct File {
     bridge: Option<String>,
     bip: Option<String>,
     default_address_pool: Vec<String>,
+    ipv6: Option<bool>,
+    fixed_cidr_v6: Option<String>,
+    mtu: Option<u32>,
+    firewall: Option<String>,
+    published: Option<String>,
+    published_allow: Vec<String>,
     insecure_registry: Vec<String>,
     registry_mirror: Vec<String>,
     registry_endpoint: Vec<String>,
@@ -155,13 +162,16 @@ impl Options {
         if let Some(bip) = word("bip", file.bip) {
             net.bip = Some(bip.parse().with_context(|| format!("--bip {bip:?}"))?);
         }
-        let pools = words("default-address-pool", file.default_address_pool);
-        if !pools.is_empty() {
-            net.pools = pools
-                .iter()
-                .map(|text| text.parse::<Pool>().with_context(|| format!("--default-address-pool {text:?}")))
-                .collect::<Result<_>>()?;
-        }
+        let keys = network::Keys {
+            default_address_pool: file.default_address_pool,
+            ipv6: file.ipv6,
+            fixed_cidr_v6: file.fixed_cidr_v6,
+            mtu: file.mtu,
+            firewall: file.firewall,
+            published: file.published,
+            published_allow: file.published_allow,
+        };
+        network::read(&mut net, matches, keys)?;
         let sandbox = SandboxSettings {
             runtimes: runtimes(&matches.list("add-runtime"), file.runtimes)?,
             default_runtime: word("default-runtime", file.default_runtime).unwrap_or_default(),
@@ -277,7 +287,8 @@ pub(crate) fn parse(args: &[std::ffi::OsString]) -> Result<Matches> {
         .iter()
         .map(|word| word.to_str().map(str::to_owned).with_context(|| format!("the argument {} is not UTF-8", word.display())))
         .collect::<Result<_>>()?;
-    flags::parse(&[FLAGS], true, &words).map_err(|misuse| anyhow::anyhow!("{}\n\nRun 'cais engine --help' for more information", misuse.0))
+    flags::parse(&[FLAGS, network::FLAGS], true, &words)
+        .map_err(|misuse| anyhow::anyhow!("{}\n\nRun 'cais engine --help' for more information", misuse.0))
 }
 
 fn read_file(given: Option<&str>) -> Result<File> {
@@ -363,6 +374,13 @@ mod tests {
             ["--bip", "banana"],
             ["--bridge", "much-too-long-name"],
             ["--default-address-pool", "x"],
+            ["--default-address-pool", "base=fd00::/48,size=200"],
+            ["--fixed-cidr-v6", "10.0.0.0/8"],
+            ["--mtu", "5"],
+            ["--firewall", "off"],
+            ["--published", "all"],
+            ["--published-allow", "0/tcp"],
+            ["--published-allow", "80/icmp"],
             ["--log-level", "loud"],
             ["--registry-mirror", "mirror.example"],
             ["--registry-mirror", "=https://mirror.example"],

@@ -183,12 +183,11 @@ impl Engine {
             }
         }
         let published = endpoints.iter().any(|endpoint| !endpoint.bindings.is_empty());
-        let requests = sandbox::port_requests(&record.config, &record.host)?;
         if let Some(endpoint) = endpoints.iter_mut().find(|endpoint| Some(&endpoint.network) == gateways.publishing())
             && !published
             && !endpoint.host_ifname.is_empty()
-            && !requests.is_empty()
         {
+            let requests = self.port_requests_on(&endpoint.network, record)?;
             self.net.publish(endpoint, &requests).map_err(Error::Network)?;
         }
         if endpoints.iter().any(|endpoint| !endpoint.names.is_empty()) {
@@ -240,7 +239,7 @@ fn connectable(record: &Record, network: &net::Network) -> Result<(), Error> {
 }
 
 /// The file is mounted in the container, so it keeps its inode.
-fn change_file(path: &Path, change: impl FnOnce(String) -> String) -> Result<(), Error> {
+pub(crate) fn change_file(path: &Path, change: impl FnOnce(String) -> String) -> Result<(), Error> {
     let failed = |operation| move |source| Error::File { operation, path: path.to_owned(), source };
     let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(failed("open"))?;
     let mut text = String::new();

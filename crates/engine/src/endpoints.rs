@@ -78,7 +78,8 @@ impl Engine {
             () => Some(given),
         };
         let mut links = Vec::new();
-        for link in joins.iter().flat_map(|join| join.asked.links.iter()) {
+        // Those of the default network are lines in the container's hosts.
+        for link in joins.iter().filter(|join| join.network.is_user_defined()).flat_map(|join| join.asked.links.iter()) {
             let (target, alias) = link.split_once(':').unwrap_or((link, link));
             let target = self.find(target).map_err(|error| bad("Links", link, &error.to_string()))?;
             links.push((alias.trim_start_matches('/').to_owned(), target.record().name.clone()));
@@ -92,9 +93,6 @@ impl Engine {
         let custom = network.is_user_defined();
         if !custom && !asked.aliases.is_empty() {
             return Err(refused("network-scoped alias is supported only for containers in user defined networks"));
-        }
-        if !custom && !asked.links.is_empty() {
-            return Err(Error::NotServed { field: "Links (of the default network)".to_owned() });
         }
         for name in asked.aliases.iter() {
             if name.is_empty() || name.len() > 253 || name.contains(char::is_whitespace) {

@@ -35,6 +35,8 @@ pub enum Error {
     BadField { field: &'static str, value: String, reason: String },
     #[error("{field} is not served by this engine")]
     NotServed { field: String },
+    #[error("Cannot link to a non running container: {name} AS {alias}")]
+    LinkTarget { name: String, alias: String },
     #[error("invalid mount {mount:?}: {reason}")]
     BadMount { mount: String, reason: &'static str },
     #[error("Duplicate mount point: {target}")]
@@ -199,6 +201,7 @@ impl Classify for Error {
             | Self::RemovalInProgress { .. }
             | Self::RemoveRunning { .. }
             | Self::JoinTarget { .. }
+            | Self::LinkTarget { .. }
             | Self::Attach { .. }
             | Self::TooManyExecs { .. }
             | Self::ExecAlreadyRun { .. }

@@ -19,6 +19,7 @@ mod host;
 pub mod image;
 mod info;
 mod link;
+mod links;
 mod log;
 mod merge;
 pub mod metrics;

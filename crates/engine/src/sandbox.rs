@@ -16,6 +16,8 @@ use crate::{Engine, Error, endpoints};
 
 /// The name by which a container reaches its host.
 const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
+/// The option of a network for the host's address of its published ports.
+const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// What `--add-host NAME:host-gateway` stands for.
 const HOST_GATEWAY: &str = "host-gateway";
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -118,6 +120,7 @@ impl Engine {
             }
         }
         self.write_host_files(record, &mode, &prepared.endpoints)?;
+        self.tell_linked(record, &prepared.endpoints);
         Ok(prepared)
     }
 
@@ -140,7 +143,7 @@ impl Engine {
             prepared.endpoints.push(endpoint);
         }
         if let Some(endpoint) = gateway_endpoint.and_then(|at| prepared.endpoints.get_mut(at)) {
-            let requests = port_requests(&record.config, &record.host)?;
+            let requests = self.port_requests_on(&endpoint.network, record)?;
             self.net.publish(endpoint, &requests).map_err(failed("publish the container's ports"))?;
         }
         prepared.ports = observed_ports(&record.config, &prepared.endpoints);
@@ -149,6 +152,17 @@ impl Engine {
             self.net.serve_names(netns, &record.id, resolving).map_err(failed("serve names to the container"))?;
         }
         Ok(())
+    }
+
+    /// The ports to publish on a network, which may say at which address of the host where the container does not.
+    pub(crate) fn port_requests_on(&self, network: &Id, record: &Record) -> Result<Vec<PortRequest>, Error> {
+        let mut requests = port_requests(&record.config, &record.host)?;
+        let network = self.net.network(network.as_str()).map_err(Error::Network)?;
+        let at = network.options.get(HOST_BINDING).and_then(|text| text.parse::<IpAddr>().ok()).filter(|address| !address.is_unspecified());
+        if let Some(at) = at {
+            requests.iter_mut().filter(|request| request.host_ip.is_none()).for_each(|request| request.host_ip = Some(at));
+        }
+        Ok(requests)
     }
 
     /// `host` and `none` are listed among the container's networks, too.
@@ -210,6 +224,7 @@ impl Engine {
             }
             return Ok(text);
         }
+        extra.extend(self.linked_hosts(record)?);
         let own: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
         Ok(net::files::hosts_file(&own_names(record), &own, &extra))
     }
@@ -295,8 +310,8 @@ fn port(key: &str) -> Result<(u16, Protocol), Error> {
     let protocol = match protocol {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
-        "sctp" => return Err(Error::NotServed { field: format!("the protocol sctp of port {key}") }),
-        _ => return Err(bad("port", key, "the protocol must be tcp or udp")),
+        "sctp" => Protocol::Sctp,
+        _ => return Err(bad("port", key, "the protocol must be tcp, udp or sctp")),
     };
     match number.parse() {
         Ok(number) if number > 0 => Ok((number, protocol)),

@@ -172,6 +172,61 @@ fn finish(
     Ok(Bridge { index: link.index, address: shape.address, address6: shape.address6, mtu: link.mtu })
 }
 
+/// The further bridges of a network, each on the first one: the kernel gives a bridge 1,023 ports and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// `bx-` and digits of the network's id.
+    pub name: String,
+    /// The end of the pair between the two that is a port of the first bridge.
+    pub upper: String,
+    lower: String,
+}
+
+impl Extension {
+    /// The one of that number, from 1.
+    pub fn new(network: &types::Id, slot: u32) -> Self {
+        let digits = &network.as_str()[..8];
+        let name = |kind: &str| format!("{kind}-{digits}-{slot}");
+        Self { name: name("bx"), upper: name("bu"), lower: name("bv") }
+    }
+
+    /// Whether an interface of that name belongs to the network.
+    pub fn owns(network: &types::Id, name: &str) -> bool {
+        let digits = &network.as_str()[..8];
+        ["bx", "bu", "bv"]
+            .iter()
+            .any(|kind| name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-')?.strip_prefix(digits)).is_some())
+    }
+
+    /// Makes it, if it is not there. Tells its index, and whether it is new.
+    pub fn ensure(&self, socket: &mut Socket, config: &NetConfig, first: &Bridge, isolated: bool) -> Result<(u32, bool)> {
+        let present = link::find(socket, &self.name)?;
+        let fresh = present.is_none();
+        if fresh {
+            link::create_bridge(socket, &self.name, Mac::for_name(&self.name), first.mtu, &config.mark())?;
+            link::mark_and_set_up(socket, &self.name, &config.mark())?;
+        }
+        let index = present.or(link::find(socket, &self.name)?).map(|link| link.index).ok_or(Error::NoFreeSubnet)?;
+        if fresh {
+            link::delete(socket, std::slice::from_ref(&self.upper))?;
+            link::create_trunk(socket, (&self.upper, first.index), (&self.lower, index), first.mtu, isolated)?;
+        }
+        Ok((index, fresh))
+    }
+
+    /// Removes all of a network.
+    pub fn remove_all(socket: &mut Socket, network: &types::Id) -> Result<()> {
+        for slot in 1.. {
+            let extension = Self::new(network, slot);
+            if link::find(socket, &extension.name)?.is_none() {
+                break;
+            }
+            link::delete(socket, &[extension.upper, extension.name])?;
+        }
+        Ok(())
+    }
+}
+
 /// Removes the bridge, unless it was there before us.
 pub fn remove(socket: &mut Socket, config: &NetConfig, name: &str) -> Result<()> {
     let ours = link::find(socket, name)?.filter(|link| link.alias == config.mark());

@@ -11,6 +11,8 @@ const CANDIDATES6_MAX_BITS: u32 = 16;
 /// What the machine is told from others by.
 const MACHINE_ID: &str = "/etc/machine-id";
 
+const BRIDGE_PORTS_MAX: usize = 1000;
+
 /// The data root whose engine gets the plain names.
 const DEFAULT_DATA_ROOT: &str = "/var/lib/cais";
 
@@ -83,6 +85,8 @@ pub struct NetConfig {
     pub run_dir: PathBuf,
     /// The command that runs [`crate::netd::main`]; ` --socket PATH` is appended.
     pub netd_command: Vec<OsString>,
+    /// Containers on one bridge, before a network gets another one: the kernel's limit is 1,023 ports, of which some join bridges.
+    pub bridge_ports_max: usize,
     /// The packet size of bridges and interfaces; without it that of the interface with the default route.
     pub mtu: Option<u32>,
     /// Packet filter settings.
@@ -109,6 +113,7 @@ impl NetConfig {
             table,
             run_dir: run_dir.to_owned(),
             netd_command: vec!["/proc/self/exe".into(), "netd".into()],
+            bridge_ports_max: BRIDGE_PORTS_MAX,
             mtu: None,
             firewall: Firewall::default(),
             suffix,

@@ -89,6 +89,9 @@ pub struct Endpoint {
     pub ifname: String,
     /// The name of its other end on the host; empty where it has none (macvlan).
     pub host_ifname: String,
+    /// Which of the network's bridges it hangs on: one takes no more than 1,023.
+    #[serde(default)]
+    pub slot: u32,
     /// The names under which it is found by containers of a user-defined network, its container's first.
     #[serde(default)]
     pub names: Vec<String>,
@@ -122,6 +125,8 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
+    /// Associations of several streams.
+    Sctp,
 }
 
 impl Protocol {
@@ -130,6 +135,7 @@ impl Protocol {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }
@@ -139,6 +145,7 @@ impl fmt::Display for Protocol {
         out.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }

@@ -94,6 +94,9 @@ pub enum Error {
     /// IPv6 is switched off in the kernel.
     #[error("this kernel has IPv6 switched off, so no network can have it")]
     NoIpv6,
+    /// A protocol that the kernel lacks.
+    #[error("this kernel has no SCTP, so no port of it can be published")]
+    NoSctp,
     /// A kind of interface that the kernel lacks.
     #[error("this kernel has no {kind} interfaces: {subject} cannot be made")]
     NoSuchKind {
@@ -285,7 +288,7 @@ impl Classify for Error {
             Self::PortAllocated { .. } | Self::PortInUse { .. } => ErrorKind::Internal,
             Self::ConfigNetwork { .. } => ErrorKind::Forbidden,
             Self::NoFreeSubnet | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
-            Self::NoSuchKind { .. } => ErrorKind::NotServed,
+            Self::NoSuchKind { .. } | Self::NoSctp => ErrorKind::NotServed,
             Self::Link { source, .. } | Self::Nft { source, .. } | Self::Namespace { source, .. } | Self::Bind { source, .. } => {
                 match *source {
                     Errno::PERM | Errno::ACCESS => ErrorKind::Forbidden,
@@ -300,6 +303,7 @@ impl Classify for Error {
         let hint = match self {
             Self::NoFreeSubnet => "give the engine a range of your own: --bip 172.30.0.1/16, or --default-address-pool base=…,size=…",
             Self::NoIpv6 => "start the kernel without ipv6.disable=1, or make the network without IPv6",
+            Self::NoSctp => "load the kernel module sctp",
             Self::NoSuchKind { .. } => "load the kernel module of that name, or use another driver: bridge",
             Self::SubnetTaken { .. } => "choose another one, for the default bridge with --bip",
             Self::AddressesExhausted { .. } => "remove containers, or give the engine a larger range with --bip",

@@ -62,7 +62,7 @@ impl Inner {
     /// After a restart of the engine: finds the netd of before and has it hold what it should. The errors are per endpoint.
     pub fn reclaim_ports(self: &Arc<Self>) -> Vec<Error> {
         let publishing: Vec<_> = self.state().endpoints.values().filter(|endpoint| !endpoint.bindings.is_empty()).cloned().collect();
-        let held = match self.netd.connect().and_then(|found| if found { self.netd.list().map(Some) } else { Ok(None) }) {
+        let held = match self.netd.adopt().and_then(|found| if found { self.netd.list().map(Some) } else { Ok(None) }) {
             Ok(Some(held)) => held,
             // A new one is given everything at once, and logs what fails. One that was found but is ending is like none.
             Ok(None) | Err(_) if !publishing.is_empty() => return self.netd_ready().err().into_iter().collect(),

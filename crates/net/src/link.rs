@@ -266,6 +266,40 @@ pub fn create_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
     socket.transact(batch).map_err(refused("create interface pair", pair.host_name))
 }
 
+/// Makes a pair of interfaces that joins two bridges, both ends up. With `isolated` the upper end is kept from other isolated
+/// ports of its bridge, as those beyond it are from each other.
+pub fn create_trunk(socket: &mut Socket, upper: (&str, u32), lower: (&str, u32), mtu: u32, isolated: bool) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.add(NEWLINK, netlink::CREATE | netlink::EXCL, &ifinfo(0, IFF_UP, IFF_UP), |link| {
+        link.text(IFLA_IFNAME, upper.0);
+        link.number(IFLA_MTU, mtu);
+        link.number(IFLA_MASTER, upper.1);
+        link.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth");
+            info.nest(IFLA_INFO_DATA, |data| {
+                data.nest_after(VETH_INFO_PEER, &ifinfo(0, 0, 0), |peer| {
+                    peer.text(IFLA_IFNAME, lower.0);
+                    peer.number(IFLA_MTU, mtu);
+                });
+            });
+        });
+    });
+    batch.add(SETLINK, 0, &ifinfo(0, IFF_UP, IFF_UP), |link| {
+        link.text(IFLA_IFNAME, lower.0);
+        link.number(IFLA_MASTER, lower.1);
+    });
+    if isolated {
+        batch.add(NEWLINK, 0, &ifinfo(0, 0, 0), |link| {
+            link.text(IFLA_IFNAME, upper.0);
+            link.nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+                info.nest(IFLA_INFO_SLAVE_DATA, |port| port.bytes(IFLA_BRPORT_ISOLATED, &[1]));
+            });
+        });
+    }
+    socket.transact(batch).map_err(refused("join two bridges by", upper.0))
+}
+
 /// The kernel's number for a mode of macvlan interfaces.
 pub fn macvlan_mode(name: &str) -> Option<u32> {
     Some(match name {

@@ -1,13 +1,14 @@
 //! The networks of one engine: the front of this crate.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use types::Id;
 
-use crate::bridge::{self, Own};
+use crate::bridge::{self, Bridge, Extension, Own};
 use crate::ipam::{Lease, Refused};
 use crate::link::{self, DefaultRoutes, Pair};
 use crate::names::Resolver;
@@ -55,6 +56,8 @@ pub(crate) struct Inner {
     route: Mutex<Socket>,
     state: Mutex<State>,
     pub netd: Handle,
+    /// The table is gone for good: who still watches must not bring it back.
+    closed: AtomicBool,
     /// Held while a lost netd is replaced.
     pub revival: Mutex<()>,
     /// Held from the look at who has which name until netd knows.
@@ -103,6 +106,7 @@ impl Net {
             filter: Mutex::new(filter),
             route: Mutex::new(route),
             state: Mutex::new(state),
+            closed: AtomicBool::new(false),
             revival: Mutex::new(()),
             names: Mutex::new(()),
         });
@@ -128,7 +132,12 @@ impl Net {
             let lease = Lease { endpoint: endpoint.id.clone(), owner: endpoint.owner.clone() };
             let leased = endpoint.addresses().try_for_each(|address| state.lease(&endpoint.network, address, lease.clone()).map(drop));
             match leased {
-                Ok(()) => _ = state.endpoints.insert(endpoint.id.clone(), endpoint.clone()),
+                Ok(()) => {
+                    if let Some(live) = state.networks.get_mut(&endpoint.network).filter(|_| endpoint.slot > 0) {
+                        live.extensions.insert(endpoint.slot);
+                    }
+                    state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+                }
                 Err(error) => errors.push(error),
             }
             drop(state);
@@ -151,7 +160,9 @@ impl Net {
             let state = self.inner.state();
             let known = |name: &str| state.every_endpoint().any(|endpoint| endpoint.host_ifname == name);
             let mark = self.inner.config.mark();
-            let bridges: Vec<_> = state.networks.values().filter_map(|live| live.bridge).map(|bridge| bridge.index).collect();
+            let mut bridges: Vec<_> = state.networks.values().filter_map(|live| live.bridge).map(|bridge| bridge.index).collect();
+            let extends = |name: &str| state.networks.keys().any(|id| Extension::owns(id, name));
+            bridges.extend(links.iter().filter(|link| link.kind == "bridge" && extends(&link.name)).map(|link| link.index));
             // Bridges too, and what is on parents: of a network whose making or removal was interrupted.
             let named = |name: &str| state.networks.values().any(|live| live.names_link(name));
             let kinds = ["bridge", "vlan", "macvlan"];
@@ -192,11 +203,15 @@ impl Net {
         let config = &self.inner.config;
         let quit = self.inner.netd.quit();
         let mut filter = self.inner.filter();
+        self.inner.closed.store(true, Ordering::Release);
         let accepts = foreign::remove_accepts(&mut filter, &config.mark());
         let table = table::remove(&mut filter, &config.table);
         let networks: Vec<_> = self.inner.state().networks.values().map(|live| live.network.clone()).collect();
         let lower = |network: &Arc<Network>| match &network.bridge {
-            Some(name) => bridge::remove(&mut self.inner.route(), config, name),
+            Some(name) => {
+                let extensions = Extension::remove_all(&mut self.inner.route(), &network.id);
+                extensions.and(bridge::remove(&mut self.inner.route(), config, name))
+            }
             // No other network needs the parent when all go.
             None => self.inner.lower_parent_for_good(network),
         };
@@ -212,7 +227,7 @@ impl Net {
         if config.firewall.forward == ForeignForward::Report {
             warnings.extend(state.foreign.forward.iter().map(|chain| {
                 format!(
-                    "the firewall chain \"{chain}\" drops forwarded packets by default, so containers have no way out and published ports no way in; \
+                    "the firewall chain \"{chain}\" drops forwarded packets by default, so containers may have no way out and published ports no way in; \
                      set firewall=insert to let the engine accept its bridge {} there",
                     config.bridge
                 )
@@ -381,20 +396,37 @@ impl Inner {
             } else {
                 bridge::ensure(&mut route, &self.config, Some(old.addressing()))?
             };
-            let mut ports = Vec::new();
+            let (mut ports, mut slots) = (Vec::new(), BTreeSet::new());
             {
                 let mut state = self.state();
                 if let Some(live) = state.networks.get_mut(&network.id) {
                     live.bridge = Some(bridge);
                 }
+                let on_it = || state.endpoints.values().filter(|endpoint| endpoint.network == network.id);
                 if bridge.index != old.index {
-                    let on_it = state.endpoints.values().filter(|endpoint| endpoint.network == network.id);
-                    ports.extend(on_it.map(|endpoint| endpoint.host_ifname.clone()));
+                    ports.extend(on_it().filter(|endpoint| endpoint.slot == 0).map(|endpoint| endpoint.host_ifname.clone()));
                 }
+                slots.extend(on_it().filter(|endpoint| endpoint.slot > 0).map(|endpoint| (endpoint.slot, endpoint.host_ifname.clone())));
             }
             link::enslave(&mut route, &ports, bridge.index)?;
+            self.repair_extensions(&mut route, &network, &bridge, &slots)?;
         }
         self.install()
+    }
+
+    /// The further bridges of a network, with their ports, on its first one.
+    fn repair_extensions(&self, route: &mut Socket, network: &Network, first: &Bridge, ports: &BTreeSet<(u32, String)>) -> Result<()> {
+        let slots: BTreeSet<_> = ports.iter().map(|(slot, _)| *slot).collect();
+        for slot in slots {
+            let extension = Extension::new(&network.id, slot);
+            let (index, fresh) = extension.ensure(route, &self.config, first, !network.is_on(option::ICC))?;
+            link::enslave(route, &[extension.upper], first.index)?;
+            if fresh {
+                let names: Vec<_> = ports.iter().filter(|(of, _)| *of == slot).map(|(_, name)| name.clone()).collect();
+                link::enslave(route, &names, index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the table anew and looks at the firewalls of others.
@@ -405,17 +437,23 @@ impl Inner {
     /// Looks at the firewalls of others again; writes the table anew only if what they do has changed.
     pub fn refresh_foreign(&self) -> Result<()> {
         let mut filter = self.filter();
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let foreign = foreign::look(&mut filter, &self.config.table)?;
         let changed = self.state().foreign != foreign;
         if changed { self.install_with(&mut filter) } else { self.insert_accepts(&mut filter, &foreign) }
     }
 
     pub(crate) fn install_with(&self, filter: &mut Socket) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let foreign = foreign::look(filter, &self.config.table)?;
         let (bridges, published, restrict) = {
             let mut state = self.state();
             state.foreign = foreign.clone();
-            let bridges: Vec<_> = state.networks.values().filter_map(Live::rules).collect();
+            let bridges: Vec<_> = state.networks.values().flat_map(Live::all_rules).collect();
             let published: Vec<_> = state.endpoints.values().flat_map(|endpoint| Published::of(endpoint, &endpoint.bindings)).collect();
             (bridges, published, self.restricts(&state))
         };
@@ -496,6 +534,7 @@ impl Inner {
             link_local: request.link_local.clone(),
             mac: mac.unwrap_or_else(|| Mac::for_name(id.as_str())),
             ifname: request.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
+            slot: state.free_slot(network, self.config.bridge_ports_max),
             names: if network.is_user_defined() { request.names.clone() } else { Vec::new() },
             bindings: Vec::new(),
             id,
@@ -510,15 +549,24 @@ impl Inner {
         if network.driver == Driver::Bridge {
             let bridge = self.state().networks.get(&network.id).and_then(|live| live.bridge);
             let bridge = bridge.ok_or_else(|| Error::NoSuchNetwork { name: network.name.clone() })?;
+            let isolated = !network.is_on(option::ICC);
+            let port_of = match endpoint.slot {
+                0 => bridge.index,
+                slot => {
+                    let (index, _) = Extension::new(&network.id, slot).ensure(&mut self.route(), &self.config, &bridge, isolated)?;
+                    self.know_extension(&network.id, slot)?;
+                    index
+                }
+            };
             let pair = Pair {
                 host_name: &endpoint.host_ifname,
-                bridge: bridge.index,
+                bridge: port_of,
                 mtu: bridge.mtu,
                 netns: netns.as_fd(),
                 inside_name: &endpoint.ifname,
                 mac: endpoint.mac,
                 ipv6: self.ipv6,
-                isolated: !network.is_on(option::ICC),
+                isolated,
             };
             link::create_pair(&mut self.route(), &pair)?;
         } else {
@@ -604,6 +652,18 @@ impl State {
     /// Those that have something, the leaving ones too.
     pub fn every_endpoint(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values().chain(self.leaving.values())
+    }
+
+    /// The first of a network's bridges that has a port left.
+    fn free_slot(&self, network: &Network, ports_max: usize) -> u32 {
+        if network.driver != Driver::Bridge {
+            return 0;
+        }
+        let mut used: HashMap<u32, usize> = HashMap::new();
+        for endpoint in self.every_endpoint().filter(|endpoint| endpoint.network == network.id) {
+            *used.entry(endpoint.slot).or_default() += 1;
+        }
+        (0..).find(|slot| used.get(slot).is_none_or(|count| *count < ports_max)).unwrap_or_default()
     }
 
     /// Leases an address of a network that is known.

@@ -1,11 +1,12 @@
 //! Networks that people make: from a request to a bridge, its addresses and its place in the packet filter, and back.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use types::Id;
 
-use crate::bridge::{self, Bridge, Own, Wanted};
+use crate::bridge::{self, Bridge, Extension, Own, Wanted};
 use crate::ipam::Addresses;
 use crate::manager::Inner;
 use crate::network::{Addressing, NewNetwork};
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     /// None where it gives no addresses: `host` and `none`.
     pub addresses: Option<Addresses>,
     pub addresses6: Option<Addresses>,
+    /// The numbers of its further bridges.
+    pub extensions: BTreeSet<u32>,
     /// Of a macvlan network whose containers the host reaches.
     pub host_access: Option<HostAccess>,
 }
@@ -32,7 +35,7 @@ impl Live {
     /// Without anything in the kernel.
     pub fn new(network: Network) -> Self {
         let (addresses, addresses6) = if network.config_only { (None, None) } else { pools(&network) };
-        Self { network: Arc::new(network), bridge: None, addresses, addresses6, host_access: None }
+        Self { network: Arc::new(network), bridge: None, addresses, addresses6, extensions: BTreeSet::new(), host_access: None }
     }
 
     /// The addresses that it gives.
@@ -44,8 +47,26 @@ impl Live {
     pub fn names_link(&self, name: &str) -> bool {
         let network = &*self.network;
         network.bridge.as_deref() == Some(name)
+            || Extension::owns(&network.id, name)
             || network.option(option::PARENT) == name
             || self.host_access.is_some() && parent::host_access_name(&network.id) == name
+    }
+
+    /// What the packet filter must know of it and of its further bridges.
+    pub fn all_rules(&self) -> impl Iterator<Item = BridgeRules> {
+        self.rules().into_iter().chain(self.extensions.iter().map(|slot| self.extension_rules(*slot)))
+    }
+
+    /// Where bridged packets pass the packet filter, too, a further bridge is only a part of the way.
+    pub fn extension_rules(&self, slot: u32) -> BridgeRules {
+        BridgeRules {
+            bridge: Extension::new(&self.network.id, slot).name,
+            subnet: None,
+            subnet6: None,
+            internal: false,
+            connects: true,
+            masquerades: false,
+        }
     }
 
     /// What the packet filter must know of it.
@@ -143,14 +164,19 @@ impl Net {
             state.networks.remove(&network.id)
         };
         let mut done = Ok(());
-        if let Some(rules) = live.as_ref().and_then(Live::rules) {
+        for rules in live.iter().flat_map(Live::all_rules) {
             let withdrawn = table::remove_bridge(&mut filter, &inner.config.table, &rules);
-            done = withdrawn.and_then(|whole| if whole { Ok(()) } else { inner.install_with(&mut filter) });
+            done = done.and(withdrawn.and_then(|whole| if whole { Ok(()) } else { inner.install_with(&mut filter) }));
+        }
+        if network.bridge.is_some() {
             done = done.and(inner.renew_accepts(&mut filter));
         }
         drop(filter);
         done = done.and(match &network.bridge {
-            Some(bridge) => bridge::remove(&mut inner.route(), &inner.config, bridge),
+            Some(bridge) => {
+                let extensions = Extension::remove_all(&mut inner.route(), &network.id);
+                extensions.and(bridge::remove(&mut inner.route(), &inner.config, bridge))
+            }
             None => inner.lower_parent(&network),
         });
         done.and(inner.forget_zone(&network.id)).map(|()| network)
@@ -200,6 +226,21 @@ impl Net {
 }
 
 impl Inner {
+    /// Has the packet filter know a further bridge of a network.
+    pub fn know_extension(&self, network: &Id, slot: u32) -> Result<()> {
+        let mut filter = self.filter();
+        let rules = {
+            let mut state = self.state();
+            let Some(live) = state.networks.get_mut(network) else { return Ok(()) };
+            if !live.extensions.insert(slot) {
+                return Ok(());
+            }
+            live.extension_rules(slot)
+        };
+        let added = table::add_bridge(&mut filter, &self.config.table, &rules);
+        added.and_then(|whole| if whole { Ok(()) } else { self.install_with(&mut filter) })
+    }
+
     /// Takes addresses and options from the configuration network that is named.
     fn with_template(&self, new: NewNetwork) -> Result<NewNetwork> {
         if new.config_from.is_empty() {
@@ -240,6 +281,23 @@ impl Inner {
         let v6: Vec<_> = real().filter_map(|network| Some((network.name.clone(), network.subnet6()?))).collect();
         if new.config_only {
             return Ok(Taken::default());
+        }
+        // The kernel has one mode for all ipvlan interfaces of a parent: another network would change it for those that are there.
+        let option = |name: &str| new.options.get(name).map(String::as_str).unwrap_or_default();
+        let same_parent =
+            |network: &&Arc<Network>| network.driver == Driver::Ipvlan && network.option(option::PARENT) == option(option::PARENT);
+        let mode = |text: &str| if text.is_empty() { "l2".to_owned() } else { text.to_owned() };
+        if new.driver == Driver::Ipvlan
+            && let Some(other) = real().find(same_parent)
+            && mode(other.option(option::IPVLAN_MODE)) != mode(option(option::IPVLAN_MODE))
+        {
+            let reason = format!(
+                "network {} has ipvlan interfaces of the mode {} on {}, which can have no others",
+                other.name,
+                mode(other.option(option::IPVLAN_MODE)),
+                option(option::PARENT)
+            );
+            return Err(Error::BadNetwork { reason });
         }
         if let Some(subnet) = new.subnet
             && let Some((other, _)) = v4.iter().find(|(_, other)| other.overlaps(&subnet))

@@ -122,14 +122,22 @@ impl Inner {
         let network = live.network.clone();
         let name = host_access_name(&network.id);
         let given: Option<Ipv4Addr> = network.option(option::HOST_ACCESS).parse().ok();
-        let own = link::addresses(&mut self.route())?
-            .into_iter()
-            .find(|address| address.index == parent && network.subnet.is_some_and(|subnet| subnet.contains(address.subnet.address())));
-        let own = own.map(|address| address.subnet.address()).filter(|_| given.is_none());
-        // Without an address of the host's own on that wire, one of the network's is taken.
-        let leased = if own.is_some() { None } else { Some(self.lease_for_host(live, given)?) };
+        let present = link::find(&mut self.route(), &name)?;
+        let addresses = link::addresses(&mut self.route())?;
+        let address_of = |index: u32| {
+            let inside = |address: Ipv4Addr| network.subnet.is_some_and(|subnet| subnet.contains(address));
+            addresses
+                .iter()
+                .filter(|address| address.index == index)
+                .map(|address| address.subnet.address())
+                .find(|address| inside(*address))
+        };
+        let own = address_of(parent).filter(|_| given.is_none());
+        // Without an address of the host's own on that wire, one of the network's is taken: the same as before.
+        let wanted = given.or(present.as_ref().and_then(|link| address_of(link.index)));
+        let leased = if own.is_some() { None } else { Some(self.lease_for_host(live, wanted)?) };
         let mut route = self.route();
-        if link::find(&mut route, &name)?.is_none() {
+        if present.is_none() {
             let kind = Kind::Macvlan { mode: link::macvlan_mode("bridge").unwrap_or_default(), mac: Mac::for_name(&name) };
             link::create_on_parent(&mut route, &OnParent { parent, kind, mtu: network.mtu(), netns: None, name: &name })?;
         }

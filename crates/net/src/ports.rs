@@ -34,8 +34,7 @@ pub fn reserve(request: &PortRequest, taken: impl Fn(Protocol, Option<IpAddr>, u
             Err(Errno::ADDRINUSE) => None,
             outcome => Some(outcome),
         });
-        let (socket, port, both) =
-            free.unwrap_or(Err(Errno::ADDRINUSE)).map_err(|source| Error::Bind { host: shown, port: 0, protocol, source })?;
+        let (socket, port, both) = free.unwrap_or(Err(Errno::ADDRINUSE)).map_err(|source| unbound(shown, 0, protocol, source))?;
         return Ok(Reservation { socket, bindings: bindings(request, port, both) });
     }
     let mut last = Error::Bind { host: shown, port: *request.host_ports.start(), protocol, source: Errno::INVAL };
@@ -47,10 +46,17 @@ pub fn reserve(request: &PortRequest, taken: impl Fn(Protocol, Option<IpAddr>, u
         match bind(protocol, request.host_ip, port) {
             Ok((socket, port, both)) => return Ok(Reservation { socket, bindings: bindings(request, port, both) }),
             Err(Errno::ADDRINUSE) => last = Error::PortInUse { host: shown, port, protocol, holder: owner::holder(protocol, shown, port) },
-            Err(source) => return Err(Error::Bind { host: shown, port, protocol, source }),
+            Err(source) => return Err(unbound(shown, port, protocol, source)),
         }
     }
     Err(last)
+}
+
+fn unbound(host: IpAddr, port: u16, protocol: Protocol, source: Errno) -> Error {
+    match (protocol, source) {
+        (Protocol::Sctp, Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) => Error::NoSctp,
+        _ => Error::Bind { host, port, protocol, source },
+    }
 }
 
 /// The requests that would reserve the same ports again, for a holder that was lost.
@@ -108,11 +114,13 @@ fn bind(protocol: Protocol, host: Option<IpAddr>, port: u16) -> Result<(OwnedFd,
 
 fn bind_to(protocol: Protocol, host: IpAddr, port: u16, v6_only: bool) -> Result<(OwnedFd, u16), Errno> {
     let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, None),
+        Protocol::Udp => (SocketType::DGRAM, None),
+        // Bound is enough to reserve it; nobody listens, since the kernel alone passes it on.
+        Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
     };
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, number)?;
     if host.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, v6_only)?;
     }
@@ -151,11 +159,22 @@ mod tests {
                 let address = SocketAddr::new(address.parse().unwrap(), port);
                 let taken = match protocol {
                     Protocol::Tcp => TcpListener::bind(address).is_err(),
-                    Protocol::Udp => UdpSocket::bind(address).is_err(),
+                    _ => UdpSocket::bind(address).is_err(),
                 };
                 assert!(taken, "{address}/{protocol} is free");
             }
             assert_eq!(requests_for(&held.bindings), [request(protocol, None, port..=port)]);
+        }
+    }
+
+    #[test]
+    fn sctp_is_reserved_where_the_kernel_has_it() {
+        match reserve(&request(Protocol::Sctp, None, 0..=0), nobody) {
+            Ok(held) => {
+                let port = held.bindings[0].host_port;
+                assert!(reserve(&request(Protocol::Sctp, None, port..=port), nobody).is_err(), "it is held");
+            }
+            Err(error) => assert!(matches!(error, Error::NoSctp), "{error}"),
         }
     }
 

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
 use common::*;
 use net::{EndpointRequest, ForeignForward, Net, Netns, Protocol, PublishedPolicy};
@@ -95,6 +96,52 @@ fn a_lost_netd_is_made_good_at_restore() {
         assert!(second.restore(vec![web.endpoint.clone()]).is_empty());
         assert!(std::net::UdpSocket::bind(("0.0.0.0", p)).is_err(), "reserved again");
         second.close(true).unwrap();
+    });
+}
+
+#[test]
+fn a_netd_of_another_version_has_a_successor_with_its_sockets() {
+    on_host("succession", |host| {
+        let mut config = host.config();
+        config.netd_command.extend(["--protocol".into(), "1".into()]);
+        let net = Net::open(config).unwrap();
+        assert!(net.restore(Vec::new()).is_empty());
+        let mut web = container(&net, "web");
+        web.serve_tcp(80, "web");
+        web.serve_udp(53, "web");
+        // More than fit into one message.
+        let many: Vec<_> = (0..230).map(|_| port(Protocol::Tcp, None, 0..=0, 80)).collect();
+        let mut ports = net.publish(&mut web.endpoint, &many).unwrap();
+        ports.extend(net.publish(&mut web.endpoint, &[port(Protocol::Udp, None, 0..=0, 53)]).unwrap());
+        let [before] = netd_processes(&host.run_dir)[..] else { panic!("one netd") };
+        let mut stream = TcpStream::connect((Ipv6Addr::LOCALHOST, ports[0].host_port)).unwrap();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte).unwrap();
+        }
+        drop(net);
+
+        let net = Net::open(host.config()).unwrap();
+        assert!(net.restore(vec![web.endpoint.clone()]).is_empty());
+        let now = netd_processes(&host.run_dir);
+        assert!(now.iter().any(|pid| *pid != before), "there is a successor");
+        for binding in &ports {
+            let address = if binding.host_ip.is_ipv4() { "127.0.0.1" } else { "::1" };
+            let address: std::net::IpAddr = address.parse().unwrap();
+            match binding.protocol {
+                Protocol::Tcp => assert!(talk(address, binding.host_port, "").unwrap().starts_with("web"), "{binding:?}"),
+                _ => assert!(ask_udp(address, binding.host_port, "x").unwrap().starts_with("web"), "{binding:?}"),
+            }
+        }
+        // The connection of before goes on through the one that retired.
+        stream.write_all(b"still here").unwrap();
+        let mut echo = [0; 10];
+        stream.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo, b"still here");
+        assert!(run("kill", &[&before.to_string()]).0);
+        net.release(&web.endpoint.id).unwrap();
+        assert!(net.reconcile().unwrap().held.is_empty());
+        net.close(true).unwrap();
     });
 }
 
@@ -249,6 +296,151 @@ fn a_host_that_drops_by_default_is_respected() {
         assert!(net.restore(vec![web.endpoint.clone()]).is_empty());
         assert!(outside(8080) && net.warnings().is_empty());
         net.close(true).unwrap();
+    });
+}
+
+/// What firewalld 1.x writes for its default zone, in short.
+const FIREWALLD: &str = r#"
+table inet firewalld {
+    chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname "lo" accept
+        ct state invalid drop
+        jump filter_IN_public
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname "lo" accept
+        ct state invalid drop
+        jump filter_FWD_public
+        reject with icmpx admin-prohibited
+    }
+    chain filter_IN_public {
+        tcp dport 22 accept
+        meta l4proto { icmp, ipv6-icmp } accept
+    }
+    chain filter_FWD_public {
+        meta l4proto { icmp, ipv6-icmp } accept
+    }
+}
+"#;
+
+/// What ufw writes through iptables-nft and ip6tables-nft, in short.
+const UFW: &str = r#"
+table ip filter {
+    chain INPUT {
+        type filter hook input priority filter; policy drop;
+        counter jump ufw-before-input
+    }
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+        counter jump ufw-before-forward
+    }
+    chain ufw-before-input {
+        iifname "lo" counter accept
+        ct state related,established counter accept
+        tcp dport 22 counter accept
+    }
+    chain ufw-before-forward {
+        ct state related,established counter accept
+        ip protocol icmp counter accept
+    }
+}
+table ip6 filter {
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+        ct state related,established counter accept
+    }
+}
+"#;
+
+#[test]
+fn rule_sets_of_firewalld_and_ufw_keep_working_beside_ours() {
+    for (name, rules) in [("firewalld", FIREWALLD), ("ufw", UFW)] {
+        on_host(name, |host| {
+            if !has_nft() {
+                return;
+            }
+            let file = host.run_dir.join("rules.nft");
+            std::fs::write(&file, rules).unwrap();
+            let load = || assert!(run("nft", &["-f", file.to_str().unwrap()]).0);
+            load();
+            let theirs = || run("nft", &["-s", "list", "ruleset"]).1.split("table inet cais").next().unwrap().replace("counter ", "");
+            let before = theirs();
+            let net = host.open();
+            assert!(net.warnings().iter().any(|text| text.contains("firewall=insert")), "{name}: {:?}", net.warnings());
+            assert!(net.warnings().iter().any(|text| text.contains("published_allow")), "{name}: {:?}", net.warnings());
+            assert_eq!(theirs(), before, "{name} is only looked at");
+            net.close(true).unwrap();
+
+            let mut config = host.config();
+            config.firewall.forward = ForeignForward::Insert;
+            config.firewall.published_allow = vec![(Protocol::Tcp, 8081)];
+            let net = Net::open(config).unwrap();
+            net.restore(Vec::new());
+            let mut web = container(&net, "web");
+            web.serve_tcp(80, "web");
+            let ports = [8080, 8081].map(|number| port(Protocol::Tcp, None, number..=number, 80));
+            net.publish(&mut web.endpoint, &ports).unwrap();
+            let outside = inside(&host.outside, || TcpListener::bind((OUTSIDE, 7000)).unwrap());
+            let way_out =
+                || inside(&web.netns, || TcpStream::connect_timeout(&(OUTSIDE, 7000).into(), std::time::Duration::from_secs(1)).is_ok());
+            let from_outside = |number: u16| inside(&host.outside, || talk(HOST, number, "")).is_ok();
+            eventually("the way out", way_out);
+            eventually("the published port", || from_outside(8081));
+            assert!(!from_outside(8080), "{name}: the host drops by default, and this port is not in published_allow");
+            // Their own rules hold: what they let in is let in, what they refuse is refused.
+            let own = TcpListener::bind((HOST, 22)).unwrap();
+            let closed = TcpListener::bind((HOST, 23)).unwrap();
+            let reach = |port: u16| {
+                inside(&host.outside, || TcpStream::connect_timeout(&(HOST, port).into(), std::time::Duration::from_secs(1)).is_ok())
+            };
+            eventually("what they let in", || reach(22));
+            assert!(!reach(23), "{name}");
+            drop((own, closed, outside));
+            // They reload, as their services do: all of theirs anew.
+            nft("flush ruleset");
+            load();
+            let again = inside(&host.outside, || TcpListener::bind((OUTSIDE, 7000)).unwrap());
+            eventually("the way out after a reload", way_out);
+            eventually("the published port after a reload", || from_outside(8081) && !from_outside(8080));
+            drop(again);
+            net.release(&web.endpoint.id).unwrap();
+            net.close(true).unwrap();
+            assert_eq!(theirs(), before, "{name} is as it was");
+        });
+    }
+}
+
+#[test]
+fn rules_of_the_administrator_come_before_ours() {
+    on_host("hook", |host| {
+        if !has_nft() {
+            return;
+        }
+        let net = host.open();
+        let mut web = container(&net, "web");
+        web.serve_tcp(80, "web");
+        let ports = [8080, 8081].map(|number| port(Protocol::Tcp, None, number..=number, 80));
+        net.publish(&mut web.endpoint, &ports).unwrap();
+        let from_outside = |number: u16| inside(&host.outside, || talk(HOST, number, "")).is_ok();
+        assert!(from_outside(8080) && from_outside(8081));
+        // As docs/networks.md says: a chain of one's own, before ours, which sees the port that was asked for.
+        nft("add table inet admin; add chain inet admin forward { type filter hook forward priority filter - 5; policy accept; }");
+        nft("add rule inet admin forward iifname up0 meta l4proto tcp ct original proto-dst 8080 drop");
+        assert!(!from_outside(8080) && from_outside(8081));
+        assert!(talk(Ipv4Addr::LOCALHOST, 8080, "").is_ok(), "the host itself is not meant");
+        // Our table may be written anew as often as it likes.
+        net.repair().unwrap();
+        assert!(!from_outside(8080) && from_outside(8081));
+        net.release(&web.endpoint.id).unwrap();
+        net.close(true).unwrap();
+        assert!(nft("list ruleset").contains("ct original proto-dst 8080"));
     });
 }
 

@@ -38,9 +38,9 @@ fn resolve(name: &str, connected: bool) -> Result<Vec<Ipv4Addr>, u8> {
     if connected {
         let mut stream = TcpStream::connect(server).map_err(|_| 255)?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).unwrap();
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).map_err(|_| 252)?;
         let mut len = [0; 2];
-        stream.read_exact(&mut len).unwrap();
+        stream.read_exact(&mut len).map_err(|_| 253)?;
         answer.truncate(u16::from_be_bytes(len).into());
         stream.read_exact(&mut answer).unwrap();
     } else {
@@ -228,6 +228,101 @@ fn names_resolve_on_networks_and_outlive_engine_and_netd() {
 }
 
 #[test]
+fn floods_and_noise_do_not_keep_names_from_resolving() {
+    on_host("flood", |host| {
+        let net = host.open();
+        net.create_network(NewNetwork::bridge("front")).unwrap();
+        let (web, db) = (on_network(&net, "front", "web"), on_network(&net, "front", "db"));
+        // Nobody answers at the first server; the second one is reached over IPv6, by datagrams and connections.
+        let second: IpAddr = "2001:db8::2".parse().unwrap();
+        let udp = inside(&host.outside, || UdpSocket::bind((second, 53)).unwrap());
+        let tcp = inside(&host.outside, || TcpListener::bind((second, 53)).unwrap());
+        let answer = |query: &[u8]| {
+            let mut answer = query.to_vec();
+            (answer[2], answer[3], answer[7]) = (0x81, 0x80, 1);
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 203, 0, 113, 5]);
+            answer
+        };
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok((len, peer)) = udp.recv_from(&mut buffer) {
+                let _ = udp.send_to(&answer(&buffer[..len]), peer);
+            }
+        });
+        std::thread::spawn(move || {
+            for stream in tcp.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut len = [0; 2];
+                if stream.read_exact(&mut len).is_ok() {
+                    let mut query = vec![0; u16::from_be_bytes(len).into()];
+                    if stream.read_exact(&mut query).is_ok() {
+                        let answer = answer(&query);
+                        let _ = stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat());
+                    }
+                }
+            }
+        });
+        let closed: IpAddr = "198.51.100.2".parse().unwrap();
+        let resolving = Resolving { servers: Some(vec![closed, second]), links: Vec::new() };
+        net.serve_names(&web.netns, &web.endpoint.container, resolving).unwrap();
+        let in_web = |name: &str, connected: bool| inside(&web.netns, || resolve(name, connected));
+        let world = Ok(vec![Ipv4Addr::new(203, 0, 113, 5)]);
+        assert_eq!((in_web("example.org", false), in_web("example.org", true)), (world.clone(), world));
+        let server = SocketAddr::from(([127, 0, 0, 11], 53));
+        inside(&web.netns, || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut seed: u64 = 7;
+            for round in 0..20_000_usize {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let mut packet = vec![
+                    1,
+                    (seed >> 16) as u8,
+                    1,
+                    0,
+                    0,
+                    1,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    4,
+                    b'n',
+                    b'a',
+                    b'm',
+                    b'e',
+                    3,
+                    b'o',
+                    b'r',
+                    b'g',
+                    0,
+                    0,
+                    1,
+                    0,
+                    1,
+                ];
+                if round % 2 == 0 {
+                    let place = (seed >> 33) as usize % packet.len();
+                    packet[place] = (seed >> 24) as u8;
+                    packet.truncate(1 + (seed >> 40) as usize % 26);
+                }
+                // A full buffer is the kernel's way to bound it.
+                let _ = socket.send_to(&packet, server);
+            }
+            // Connections that say nothing, or half of something.
+            let idle: Vec<_> = (0..80).filter_map(|_| TcpStream::connect(server).ok()).collect();
+            for mut stream in idle.iter().take(40) {
+                let _ = stream.write_all(&[0, 200, 1]);
+            }
+        });
+        eventually("a name after the flood", || in_web("db", false) == Ok(vec![db.ip()]));
+        eventually("a name over a connection", || in_web("db", true) == Ok(vec![db.ip()]));
+        net.close(true).unwrap();
+    });
+}
+
+#[test]
 fn macvlan_containers_are_neighbours_on_the_wire() {
     on_host("macvlan", |host| {
         let net = host.open();
@@ -255,6 +350,124 @@ fn macvlan_containers_are_neighbours_on_the_wire() {
         net.detach(&web.netns, &web.endpoint).unwrap();
         assert!(!inside(&web.netns, || run("ip", &["-o", "link"]).1).contains("eth0"));
         net.remove_network("wire").unwrap();
+        net.close(true).unwrap();
+    });
+}
+
+/// Whether macvlan interfaces can be made here; says so if not.
+fn attached(outcome: Result<net::Endpoint, Error>) -> Option<net::Endpoint> {
+    match outcome {
+        Err(Error::NoSuchKind { kind, .. }) => {
+            eprintln!("SKIP: this kernel has no {kind}");
+            None
+        }
+        outcome => Some(outcome.unwrap()),
+    }
+}
+
+fn on_wire(name: &str, subnet: &str, options: &[(&str, &str)]) -> NewNetwork {
+    let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    NewNetwork { driver: Driver::Macvlan, options, ..new(name, subnet) }
+}
+
+#[test]
+fn macvlan_modes_keep_containers_apart_and_the_host_may_be_let_in() {
+    on_host("macvlan-modes", |host| {
+        let net = host.open();
+        let join = |network: &str, name: &str| -> Option<Container> {
+            let netns = Netns::create(&[]).unwrap();
+            let endpoint = attached(net.attach(&netns, &named(network, name)))?;
+            Some(Container { netns, endpoint })
+        };
+        let subnet = format!("{}/24", Ipv4Addr::from(u32::from(HOST) & 0xffff_ff00));
+        let wire = |mode: &str| NewNetwork {
+            gateway: Some(OUTSIDE),
+            ip_range: "198.51.100.64/26".parse().ok(),
+            ..on_wire(&format!("m-{mode}"), &subnet, &[("parent", "up0"), ("macvlan_mode", mode)])
+        };
+        for (mode, neighbours) in [("bridge", true), ("private", false), ("vepa", false)] {
+            let network = net.create_network(wire(mode)).unwrap();
+            let Some(web) = join(&network.name, "web") else { return net.close(true).unwrap() };
+            let peer = join(&network.name, "peer").unwrap();
+            web.serve_tcp(80, "web");
+            assert_eq!(inside(&peer.netns, || talk(web.ip(), 80, "")).is_ok(), neighbours, "{mode}");
+            assert!(inside(&host.outside, || talk(web.ip(), 80, "")).is_ok(), "{mode}: the wire");
+            assert!(talk(web.ip(), 80, "").is_err(), "{mode}: the host has no way to them by itself");
+            for one in [web, peer] {
+                net.detach(&one.netns, &one.endpoint).unwrap();
+            }
+            net.remove_network(&network.name).unwrap();
+        }
+        // Passed through: the parent is one container's alone, with its hardware address.
+        net.create_network(wire("passthru")).unwrap();
+        let only = join("m-passthru", "only").unwrap();
+        let parent = run("ip", &["-o", "link", "show", "up0"]).1;
+        assert!(parent.contains(&only.endpoint.mac.to_string()), "{parent} {}", only.endpoint.mac);
+        assert!(net.attach(&Netns::create(&[]).unwrap(), &named("m-passthru", "second")).is_err());
+        net.detach(&only.netns, &only.endpoint).unwrap();
+        net.remove_network("m-passthru").unwrap();
+        // With host_access the host and its containers reach each other, from the host's own address.
+        let open = NewNetwork {
+            ip_range: "198.51.100.64/26".parse().ok(),
+            ..on_wire("open", &subnet, &[("parent", "up0"), ("host_access", "true")])
+        };
+        let open = net.create_network(open).unwrap();
+        let web = join("open", "web").unwrap();
+        web.serve_tcp(80, "web");
+        assert_eq!(talk(web.ip(), 80, "").unwrap(), format!("web sees {HOST}\n"));
+        assert_eq!(net.host_address_for(&web.endpoint), Some(HOST.into()));
+        let own = TcpListener::bind((HOST, 7070)).unwrap();
+        inside(&web.netns, || TcpStream::connect((HOST, 7070)).unwrap());
+        assert_eq!(own.accept().unwrap().1.ip(), IpAddr::from(web.ip()));
+        // An engine that comes back finds it as it was.
+        drop(net);
+        let net = Net::open(host.config()).unwrap();
+        assert!(net.restore_networks(vec![(*open).clone()]).is_empty());
+        assert!(net.restore(vec![web.endpoint.clone()]).is_empty());
+        assert!(net.reconcile().unwrap().links.is_empty());
+        assert!(talk(web.ip(), 80, "").is_ok());
+        net.detach(&web.netns, &web.endpoint).unwrap();
+        assert!(!run("ip", &["route"]).1.contains(&web.ip().to_string()), "its route goes with it");
+        net.remove_network("open").unwrap();
+        assert!(!run("ip", &["-o", "link"]).1.contains("mv-"));
+        net.close(true).unwrap();
+    });
+}
+
+#[test]
+fn what_a_kernel_lacks_is_said() {
+    on_host("lacks", |host| {
+        let net = host.open();
+        let ipvlan = NewNetwork { driver: Driver::Ipvlan, ..on_wire("ipv", "10.98.0.0/24", &[("parent", "up0")]) };
+        match net.create_network(ipvlan.clone()) {
+            Ok(_) => {
+                let other = NewNetwork { name: "other".to_owned(), subnet: "10.97.0.0/24".parse().ok(), ..ipvlan };
+                let options = [("parent", "up0"), ("ipvlan_mode", "l3")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+                let error = net.create_network(NewNetwork { options: options.into(), ..other }).unwrap_err().to_string();
+                assert!(error.contains("mode l2"), "{error}");
+            }
+            Err(error) => {
+                assert_eq!(error.to_string(), "this kernel has no ipvlan interfaces: network ipv cannot be made");
+                assert!(matches!(error, Error::NoSuchKind { kind: "ipvlan", .. }));
+            }
+        }
+        match net.create_network(on_wire("vlan", "10.96.0.0/24", &[("parent", "up0.20")])) {
+            Ok(_) => {
+                assert!(run("ip", &["link", "show", "up0.20"]).0);
+                net.remove_network("vlan").unwrap();
+                assert!(!run("ip", &["link", "show", "up0.20"]).0);
+            }
+            Err(error) => assert!(matches!(error, Error::NoSuchKind { kind: "vlan", .. }), "{error}"),
+        }
+        let text = |new: NewNetwork| net.create_network(new).unwrap_err().to_string();
+        assert!(text(on_wire("m", "10.95.0.0/24", &[("parent", "up0"), ("macvlan_mode", "x")])).contains("passthru"));
+        assert!(
+            text(on_wire("m", "10.95.0.0/24", &[("parent", "up0"), ("macvlan_mode", "vepa"), ("host_access", "1")]))
+                .contains("mode bridge")
+        );
+        assert!(text(on_wire("m", "10.95.0.0/24", &[("parent", "up0"), ("host_access", "10.94.0.1")])).contains("10.94.0.1"));
+        assert!(!run("ip", &["-o", "link"]).1.contains("mv-"), "a refused network leaves nothing");
+        assert_eq!(net.networks().iter().filter(|network| network.is_user_defined() && network.name != "ipv").count(), 0);
         net.close(true).unwrap();
     });
 }

@@ -13,6 +13,7 @@ mod images;
 mod lifecycle;
 mod limits;
 mod network;
+mod network_api;
 mod push;
 mod registries;
 mod runtimes;

@@ -138,8 +138,34 @@ both! {
             let refused = walk.run(&[&["network", "create"], &words[..], &[&other]].concat())?;
             ensure!(refused.code != 0 && refused.stderr.contains(said), "{words:?}: {}", refused.stderr);
         }
-        walk.out(&["network", "rm", &made])?;
+        let local = walk.name();
+        let binding = "com.docker.network.bridge.host_binding_ipv4=127.0.0.1";
+        let prefix = "com.docker.network.container_iface_prefix=lan";
+        walk.out(&["network", "create", "-o", binding, "-o", prefix, &local])?;
+        let server = walk.detached(&["--network", &local, "-p", "80"], &WEB)?;
+        ensure!(walk.out(&["port", &server])?.starts_with("80/tcp -> 127.0.0.1:"), "{}", walk.out(&["port", &server])?);
+        has(&walk.inside(&server, "ip link")?, "lan0")?;
+        walk.remove(&[&server])?;
+        walk.out(&["network", "rm", &made, &local])?;
         walk.out(&["network", "rm", &template])?;
+    }
+
+    /// Links of the default network are lines in the container's hosts, which follow who is linked to.
+    fn links(walk) {
+        let server = walk.detached(&[], &WEB)?;
+        let link = format!("{server}:shop");
+        let client = walk.sleeper(&["--link", &link])?;
+        let page = |walk: &crate::support::Walk| walk.inside(&client, &format!("wget -qO- http://shop/ && wget -qO- http://{server}/"));
+        let both = eventually("the page of a link", 30, || page(walk).ok())?;
+        ensure!(both == "page\npage", "{both}");
+        // Its address is taken when it comes back, so it gets another one.
+        walk.out(&["stop", "-t", "0", &server])?;
+        let squatter = walk.sleeper(&[])?;
+        walk.out(&["start", &server])?;
+        eventually("the page of a link that moved", 30, || page(walk).ok())?;
+        walk.out(&["stop", "-t", "0", &server])?;
+        has(&walk.try_once(&["--link", &link], &["true"])?.stderr, "Cannot link to a non running container")?;
+        walk.remove(&[&server, &client, &squatter])?;
     }
 
     /// A port taken by another program is refused by name.
@@ -207,4 +233,26 @@ fn echo_datagrams() -> anyhow::Result<()> {
         let (length, sender) = socket.recv_from(&mut buffer)?;
         socket.send_to(&buffer[..length], sender)?;
     }
+}
+
+/// Who is on what, drawn as text and as a picture.
+#[test]
+fn graph() -> anyhow::Result<()> {
+    crate::support::Walk::through("graph", tests::Client::Cais, |walk| {
+        let network = walk.name();
+        walk.out(&["network", "create", &network])?;
+        let port = free_port()?;
+        let name = walk.detached(&["--network", &network, "-p", &format!("127.0.0.1:{port}:80")], &WEB)?;
+        let text = walk.out(&["network", "graph", &network])?;
+        ensure!(text.starts_with(&format!("{network} (bridge, ")) && text.lines().count() == 2, "{text}");
+        has(&text, &format!("└─ {name}"))?;
+        has(&text, &format!("{port}->80/tcp"))?;
+        has(&walk.out(&["network", "graph"])?, "none (null)")?;
+        let picture = walk.out(&["network", "graph", "--format", "svg"])?;
+        ensure!(picture.starts_with("<svg ") && picture.contains(&name) && picture.matches("<line ").count() == 1, "{picture}");
+        has(&walk.run(&["network", "graph", "no-such"])?.stderr, "not found")?;
+        walk.remove(&[&name])?;
+        walk.out(&["network", "rm", &network])?;
+        Ok(())
+    })
 }

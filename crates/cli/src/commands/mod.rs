@@ -25,6 +25,7 @@ mod manifest;
 mod network_connect;
 mod network_create;
 mod network_disconnect;
+mod network_graph;
 mod network_ls;
 mod network_prune;
 mod network_rm;
@@ -115,6 +116,7 @@ pub const ALL: &[&Command] = &[
     &network_connect::COMMAND,
     &network_create::COMMAND,
     &network_disconnect::COMMAND,
+    &network_graph::COMMAND,
     &network_ls::COMMAND,
     &network_prune::COMMAND,
     &network_rm::COMMAND,

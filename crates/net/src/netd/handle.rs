@@ -43,6 +43,13 @@ struct Connection {
     closed: bool,
 }
 
+/// What a netd of before held for a key.
+#[derive(Debug)]
+struct Taken {
+    key: String,
+    ports: Vec<(OwnedFd, HeldPort)>,
+}
+
 impl Connection {
     fn replace(&mut self, socket: OwnedFd) {
         self.socket = Some(socket);
@@ -72,9 +79,78 @@ impl Handle {
         Ok(connection.socket.is_some())
     }
 
+    /// Connects to a netd that runs already; one that speaks otherwise than this engine has a successor first, which gets its
+    /// sockets: what is published stays reserved, and what is under way goes on. `false`: there is none.
+    pub fn adopt(&self) -> Result<bool> {
+        if !self.connect()? || self.speaks_the_same()? {
+            return Ok(self.lock().socket.is_some());
+        }
+        tracing::info!("the netd that runs is of another version: it gets a successor");
+        let Ok(held) = self.take_over() else {
+            // One that cannot give: its ports are bound anew.
+            self.end()?;
+            return Ok(false);
+        };
+        let retired = self.ask(&Request::Retire, &[], "retire").map(drop);
+        self.lock().socket = None;
+        if let Err(error) = retired {
+            tracing::warn!(error = types::error::chain(&error), "the netd of before was lost");
+        }
+        let socket = self.spawn().map_err(|source| Error::Netd { operation: "start", source })?;
+        self.lock().replace(socket);
+        for Taken { key, ports } in &held {
+            let ports: Vec<_> = ports.iter().map(|(socket, port)| (socket.as_fd(), port.clone())).collect();
+            self.hold(key, &ports)?;
+        }
+        Ok(true)
+    }
+
+    fn speaks_the_same(&self) -> Result<bool> {
+        match self.ask(&Request::Version, &[], "ask for the version") {
+            Ok(Reply::Version { number }) => Ok(number == protocol::VERSION),
+            Ok(_) => Ok(false),
+            Err(Error::Netd { source, .. }) if source.raw_os_error().is_none() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies of all ports that are held, by key.
+    fn take_over(&self) -> Result<Vec<Taken>> {
+        let mut all = Vec::new();
+        for key in self.list()?.into_keys() {
+            let mut ports = Vec::new();
+            loop {
+                let offset = ports.len() as u32;
+                let (reply, sockets) = self.ask_for_sockets(&Request::Give { key: key.clone(), offset }, "take over ports")?;
+                let Reply::Given { ports: given } = reply else {
+                    return Err(Error::Netd { operation: "take over ports", source: io::ErrorKind::InvalidData.into() });
+                };
+                let last = given.len() < PORTS_PER_MESSAGE_MAX;
+                ports.extend(sockets.into_iter().zip(given));
+                if last {
+                    break;
+                }
+            }
+            if !ports.is_empty() {
+                all.push(Taken { key, ports });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Ends the netd that runs, and waits for it.
+    fn end(&self) -> Result<()> {
+        let Some(socket) = self.lock().socket.take() else { return Ok(()) };
+        let asked = exchange(&socket, &Request::Quit, &[]);
+        // The other end closes when the process ends.
+        let _ = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&ANSWER_MAX));
+        let _ = std::fs::remove_file(&self.path);
+        asked.map(drop).map_err(|errno| Error::Netd { operation: "end", source: errno.into() })
+    }
+
     /// Starts a netd, which serves this connection first. Tells whether it was necessary.
     pub fn start(&self) -> Result<bool> {
-        if self.connect()? {
+        if self.adopt()? {
             return Ok(false);
         }
         let mut connection = self.lock();
@@ -151,15 +227,9 @@ impl Handle {
 
     /// Ends netd, if one runs. None is started afterwards.
     pub fn quit(&self) -> Result<()> {
-        let reached = self.connect()?;
-        let mut connection = self.lock();
-        connection.closed = true;
-        let Some(socket) = connection.socket.take().filter(|_| reached) else { return Ok(()) };
-        let asked = exchange(&socket, &Request::Quit, &[]);
-        // The other end closes when the process ends.
-        let _ = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&ANSWER_MAX));
-        let _ = std::fs::remove_file(&self.path);
-        asked.map(drop).map_err(|errno| Error::Netd { operation: "end", source: errno.into() })
+        self.connect()?;
+        self.lock().closed = true;
+        self.end()
     }
 
     /// A second descriptor of the connection, to be watched for netd's end, and what to tell [`Handle::lost`] then.
@@ -189,14 +259,22 @@ impl Handle {
     }
 
     fn ask(&self, request: &Request, sockets: &[BorrowedFd<'_>], operation: &'static str) -> Result<Reply> {
+        self.ask_all(request, sockets, operation).map(|(reply, _)| reply)
+    }
+
+    fn ask_for_sockets(&self, request: &Request, operation: &'static str) -> Result<(Reply, Vec<OwnedFd>)> {
+        self.ask_all(request, &[], operation)
+    }
+
+    fn ask_all(&self, request: &Request, sockets: &[BorrowedFd<'_>], operation: &'static str) -> Result<(Reply, Vec<OwnedFd>)> {
         let mut connection = self.lock();
         let outcome = match connection.socket.as_ref() {
             None => Err(Errno::NOTCONN),
             Some(socket) => exchange(socket, request, sockets),
         };
         match outcome {
-            Ok(Reply::Refused { reason }) => Err(Error::Netd { operation, source: io::Error::other(reason) }),
-            Ok(reply) => Ok(reply),
+            Ok((Reply::Refused { reason }, _)) => Err(Error::Netd { operation, source: io::Error::other(reason) }),
+            Ok(answer) => Ok(answer),
             Err(errno) => {
                 // After a broken exchange the answers would no longer match the questions.
                 if let Some(socket) = connection.socket.take() {
@@ -236,14 +314,14 @@ pub fn wait_for_end(connection: &OwnedFd) {
     }
 }
 
-fn exchange(socket: &OwnedFd, request: &Request, sockets: &[BorrowedFd<'_>]) -> Result<Reply, Errno> {
+fn exchange(socket: &OwnedFd, request: &Request, sockets: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), Errno> {
     protocol::send(socket, request, sockets, true)?;
     let mut polled = [PollFd::new(socket, PollFlags::IN)];
     if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&ANSWER_MAX)))? == 0 {
         return Err(Errno::TIMEDOUT);
     }
     match protocol::receive::<Reply>(socket, true)? {
-        Received::Message(reply, _) => Ok(reply),
+        Received::Message(reply, sockets) => Ok((reply, sockets)),
         Received::Unknown => Err(Errno::PROTO),
         Received::End => Err(Errno::PIPE),
     }

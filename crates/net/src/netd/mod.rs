@@ -20,17 +20,22 @@ use std::process::ExitCode;
 
 /// `cais netd --socket PATH`: listens there, holds what engines hand over, gives up its privileges, outlives the engine.
 /// It ends when told, or when it holds nothing and no engine is connected for a while. `args` are those after `netd`.
-/// A `SOCK_SEQPACKET` socket as descriptor 3 is the first engine's connection.
+/// A `SOCK_SEQPACKET` socket as descriptor 3 is the first engine's connection. `--protocol NUMBER` before it says another
+/// version of the protocol than this program speaks, to see how such a netd is replaced.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut args = args;
-    let socket = match (args.next(), args.next(), args.next()) {
-        (Some(flag), Some(path), None) if flag == "--socket" => PathBuf::from(path),
+    let mut args = args.peekable();
+    let mut version = Some(protocol::VERSION);
+    if args.next_if(|flag| flag == "--protocol").is_some() {
+        version = args.next().and_then(|number| number.to_str()?.parse().ok());
+    }
+    let (version, socket) = match (version, args.next(), args.next(), args.next()) {
+        (Some(version), Some(flag), Some(path), None) if flag == "--socket" => (version, PathBuf::from(path)),
         _ => {
-            eprintln!("cais netd: usage: cais netd --socket PATH (the engine starts it)");
+            eprintln!("cais netd: usage: cais netd [--protocol NUMBER] --socket PATH (the engine starts it)");
             return ExitCode::from(125);
         }
     };
-    match program::run(&socket) {
+    match program::run(&socket, version) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cais netd: {}: {error}", socket.display());

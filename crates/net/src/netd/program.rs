@@ -27,6 +27,8 @@ use crate::endpoint::Protocol;
 
 /// How long it stays without ports and engines.
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long names are still answered when there is a successor: until the engine has told that one about them.
+const RETIRED_NAMES_MAX: Duration = Duration::from_secs(60);
 /// How often it looks after idle clients and itself, while there is something to look after.
 const TICK: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// How often it looks after servers that owe it answers.
@@ -44,11 +46,12 @@ const PROCESS_NAME: &CStr = c"cais-netd";
 /// The user and group "nobody".
 const NOBODY: u32 = 65534;
 
-pub fn run(path: &Path) -> io::Result<()> {
+/// Serves engines at the path, as a netd of that version of the protocol, until there is nothing to do.
+pub fn run(path: &Path, version: u32) -> io::Result<()> {
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(PROCESS_NAME);
     raise_descriptor_limit();
-    let mut program = Program::new(rustix::process::geteuid())?;
+    let mut program = Program::new(rustix::process::geteuid(), version)?;
     program.adopt_first_engine()?;
     let listener = listen(path)?;
     give_up_privileges()?;
@@ -102,8 +105,16 @@ impl Token {
 
 #[derive(Debug)]
 enum Held {
-    Tcp { socket: OwnedFd, target: SocketAddr },
+    Tcp {
+        socket: OwnedFd,
+        target: SocketAddr,
+    },
     Udp(Rc<Port>),
+    /// Reserved, and no more: what the kernel does not pass on is lost.
+    Sctp {
+        socket: OwnedFd,
+        target: SocketAddr,
+    },
 }
 
 #[derive(Debug)]
@@ -125,10 +136,13 @@ struct Program {
     spare: Option<OwnedFd>,
     idle_since: Option<Instant>,
     quit: bool,
+    version: u32,
+    /// Since when a successor holds the ports.
+    retired_since: Option<Instant>,
 }
 
 impl Program {
-    fn new(owner: Uid) -> io::Result<Self> {
+    fn new(owner: Uid, version: u32) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             owner,
@@ -143,6 +157,8 @@ impl Program {
             spare: spare(),
             idle_since: None,
             quit: false,
+            version,
+            retired_since: None,
         })
     }
 
@@ -178,7 +194,7 @@ impl Program {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let idle = self.engines.is_empty() && self.keys.is_empty();
+        let idle = self.retired_since.is_some() || self.engines.is_empty() && self.keys.is_empty();
         match () {
             () if !self.again.is_empty() => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
             () if self.names.waits() => Some(IMPATIENCE),
@@ -188,6 +204,9 @@ impl Program {
     }
 
     fn idle_for_long(&mut self) -> bool {
+        if let Some(since) = self.retired_since {
+            return self.flows.is_empty() && since.elapsed() >= RETIRED_NAMES_MAX;
+        }
         if !self.engines.is_empty() || !self.keys.is_empty() {
             self.idle_since = None;
             return false;
@@ -232,8 +251,16 @@ impl Program {
 
     fn serve(&mut self, id: u64) {
         let Some(engine) = self.engines.get(&id) else { return };
+        let mut given = Vec::new();
         let reply = match protocol::receive::<Request>(engine, false) {
             Err(Errno::AGAIN) => return,
+            Ok(Received::Message(Request::Give { key, offset }, _)) => match self.give(&key, offset) {
+                Ok((ports, sockets)) => {
+                    given = sockets;
+                    Reply::Given { ports }
+                }
+                Err(errno) => Reply::Refused { reason: format!("copy the sockets of {key}: {errno}") },
+            },
             Ok(Received::Message(request, sockets)) => self.answer(request, sockets),
             Ok(Received::Unknown) => Reply::Refused { reason: "this netd does not know such a request".to_owned() },
             Ok(Received::End) | Err(_) => {
@@ -243,7 +270,8 @@ impl Program {
         };
         let Some(engine) = self.engines.get(&id) else { return };
         // An engine that does not read its answers is no longer served.
-        if protocol::send(engine, &reply, &[], false).is_err() {
+        let sockets: Vec<_> = given.iter().map(AsFd::as_fd).collect();
+        if protocol::send(engine, &reply, &sockets, false).is_err() {
             self.engines.remove(&id);
         }
     }
@@ -276,6 +304,13 @@ impl Program {
                 let rest = self.keys.range::<str, _>((Bound::Excluded(after.as_str()), Bound::Unbounded));
                 Reply::Held { keys: rest.take(KEYS_PER_MESSAGE_MAX).map(|(key, ports)| (key.clone(), ports.len() as u32)).collect() }
             }
+            Request::Version => Reply::Version { number: self.version },
+            // Answered where it came in, with sockets.
+            Request::Give { .. } => Reply::Refused { reason: "nothing can be given here".to_owned() },
+            Request::Retire => {
+                self.retire();
+                Reply::Done
+            }
             Request::Quit => {
                 self.quit = true;
                 Reply::Done
@@ -302,6 +337,36 @@ impl Program {
         }
         self.keys.entry(key).or_default().extend(tokens);
         Reply::Done
+    }
+
+    /// Copies of the ports of a key.
+    fn give(&self, key: &str, offset: u32) -> Result<(Vec<HeldPort>, Vec<OwnedFd>), Errno> {
+        // Sockets for names are among a key's tokens, but not among the ports.
+        let tokens = self.keys.get(key).into_iter().flatten();
+        let held = tokens.filter_map(|token| self.ports.get(token)).skip(offset as usize).take(PORTS_PER_MESSAGE_MAX);
+        let copy = |held: &Held| {
+            let (protocol, target, socket) = match held {
+                Held::Tcp { socket, target } => (Protocol::Tcp, *target, socket),
+                Held::Udp(port) => (Protocol::Udp, port.target, &port.socket),
+                Held::Sctp { socket, target } => (Protocol::Sctp, *target, socket),
+            };
+            Ok((HeldPort { protocol, target }, rustix::io::fcntl_dupfd_cloexec(socket, 0)?))
+        };
+        held.map(copy).collect::<Result<Vec<_>, Errno>>().map(|pairs| pairs.into_iter().unzip())
+    }
+
+    /// Lets go of all ports, whose sockets a successor has too. What is under way stays until it ends.
+    fn retire(&mut self) {
+        for (token, held) in std::mem::take(&mut self.ports) {
+            let socket = match &held {
+                Held::Tcp { socket, .. } | Held::Sctp { socket, .. } => socket,
+                Held::Udp(port) => &port.socket,
+            };
+            // A copy elsewhere would keep it in the set.
+            let _ = epoll::delete(&self.epoll, socket);
+            self.sessions.forget_port(token);
+        }
+        self.retired_since = Some(Instant::now());
     }
 
     fn resolve(&mut self, key: String, view: View, sockets: Vec<OwnedFd>) -> Reply {
@@ -331,8 +396,11 @@ impl Program {
     fn add_port(&mut self, port: &HeldPort, socket: OwnedFd) -> Result<u64, Errno> {
         let local: SocketAddr = rustix::net::getsockname(&socket)?.try_into()?;
         let token = self.token();
-        self.watch(&socket, Token::Port(token), EventFlags::IN)?;
+        if port.protocol != Protocol::Sctp {
+            self.watch(&socket, Token::Port(token), EventFlags::IN)?;
+        }
         let held = match port.protocol {
+            Protocol::Sctp => Held::Sctp { socket, target: port.target },
             Protocol::Tcp => Held::Tcp { socket, target: port.target },
             Protocol::Udp => {
                 if local.is_ipv6() {
@@ -363,7 +431,7 @@ impl Program {
                 let target = *target;
                 self.accept(id, target);
             }
-            None => (),
+            Some(Held::Sctp { .. }) | None => (),
         }
     }
 

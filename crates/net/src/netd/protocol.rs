@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Protocol;
 
+/// What this engine and its netd agree on. A netd that says another number is replaced by one that says this; raise it when
+/// a message changes its meaning.
+pub const VERSION: u32 = 2;
 /// Sockets in one packet: the kernel allows 253.
 pub const PORTS_PER_MESSAGE_MAX: usize = 200;
 /// Keys in one [`Reply::Held`].
@@ -70,6 +73,17 @@ pub enum Request {
         /// Who is asked for other names; none: the host's servers.
         servers: Option<Vec<IpAddr>>,
     },
+    /// Which [`VERSION`] do you speak?
+    Version,
+    /// Copies of the ports of a key, from the one at `offset`: for a successor.
+    Give {
+        /// The key of [`Request::Hold`].
+        key: String,
+        /// How many were given already.
+        offset: u32,
+    },
+    /// A successor holds the ports now: let go of them, and end when the connections that are under way have.
+    Retire,
     /// End at once.
     Quit,
 }
@@ -93,6 +107,16 @@ pub enum Reply {
     Refused {
         /// Why.
         reason: String,
+    },
+    /// To [`Request::Version`].
+    Version {
+        /// The number.
+        number: u32,
+    },
+    /// To [`Request::Give`]: what the sockets that come along are; fewer than [`PORTS_PER_MESSAGE_MAX`] are the last.
+    Given {
+        /// In the order of the sockets.
+        ports: Vec<HeldPort>,
     },
     /// To [`Request::List`]: keys and how many ports each holds; fewer than [`KEYS_PER_MESSAGE_MAX`] end the list.
     Held {

@@ -3,8 +3,9 @@
 use rustix::io::Errno;
 
 use super::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Expression, FAMILY_INET, FAMILY_IPV4, FAMILY_UNSPEC, GET_CHAIN,
-    GET_RULE, HEADER_LEN, HOOK_NUM, RULE_CHAIN, RULE_HANDLE, RULE_TABLE, RULE_USERDATA, Transaction, Verdict, dump,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Expression, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_UNSPEC,
+    GET_CHAIN, GET_RULE, HEADER_LEN, HOOK_NUM, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, RULE_USERDATA, Transaction, Verdict,
+    dump,
 };
 use crate::netlink::{AttributeReader, Refusal, Socket, text};
 use crate::{Error, Result};
@@ -12,6 +13,11 @@ use crate::{Error, Result};
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const POLICY_DROP: u32 = 0;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const IMMEDIATE_DATA: u16 = 2;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
 /// `NFTNL_UDATA_RULE_COMMENT`: how the `nft` program stores a comment.
 const USERDATA_COMMENT: u8 = 0;
 
@@ -25,12 +31,16 @@ pub struct DropChain {
 
 impl std::fmt::Display for DropChain {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let family = if self.family == FAMILY_INET { "inet" } else { "ip" };
+        let family = match self.family {
+            FAMILY_INET => "inet",
+            FAMILY_IPV6 => "ip6",
+            _ => "ip",
+        };
         write!(out, "{family} {} {}", self.table, self.chain)
     }
 }
 
-/// The foreign chains with the policy drop that IPv4 packets meet.
+/// The foreign chains that drop by default what containers send or get: by their policy, or by a last rule for all that is left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Foreign {
     pub input: Vec<DropChain>,
@@ -39,23 +49,42 @@ pub struct Foreign {
 
 /// Looks through the base chains of all tables but ours.
 pub fn look(socket: &mut Socket, own_table: &str) -> Result<Foreign> {
-    let mut foreign = Foreign::default();
+    let failed = |source| Error::Nft { table: own_table.to_owned(), operation: "list the chains of others".to_owned(), source };
+    let mut chains = Vec::new();
     let list = dump(
         socket,
         GET_CHAIN,
         FAMILY_UNSPEC,
         |_| (),
         |message| {
-            let Some((hook, chain)) = read_drop_chain(message.payload, message.attributes(HEADER_LEN)) else { return };
-            match hook {
-                _ if chain.table == own_table => (),
-                INPUT => foreign.input.push(chain),
-                FORWARD => foreign.forward.push(chain),
-                _ => (),
-            }
+            chains.extend(read_chain(message.payload, message.attributes(HEADER_LEN)).filter(|chain| chain.place.table != own_table));
         },
     );
-    list.map_err(|source| Error::Nft { table: own_table.to_owned(), operation: "list the chains of others".to_owned(), source })?;
+    list.map_err(failed)?;
+    if chains.iter().any(|chain| !chain.drops) {
+        // Rules come in the order of their chains, so the last one seen of a chain is its last one.
+        let list = dump(
+            socket,
+            GET_RULE,
+            FAMILY_UNSPEC,
+            |_| (),
+            |message| {
+                let attributes = message.attributes(HEADER_LEN);
+                let Some(place) = read_place(message.payload, attributes, RULE_TABLE, RULE_CHAIN) else { return };
+                if let Some(chain) = chains.iter_mut().find(|chain| chain.place == place && !chain.drops_by_policy) {
+                    chain.drops = attributes.find(RULE_EXPRESSIONS).is_some_and(refuses_everything);
+                }
+            },
+        );
+        list.map_err(failed)?;
+    }
+    let mut foreign = Foreign::default();
+    for chain in chains.into_iter().filter(|chain| chain.drops) {
+        match chain.hook {
+            INPUT => foreign.input.push(chain.place),
+            _ => foreign.forward.push(chain.place),
+        }
+    }
     Ok(foreign)
 }
 
@@ -128,13 +157,50 @@ fn read_rule(payload: &[u8], attributes: AttributeReader<'_>) -> Option<MarkedRu
     })
 }
 
-fn read_drop_chain(payload: &[u8], attributes: AttributeReader<'_>) -> Option<(u32, DropChain)> {
-    let family = *payload.first()?;
+/// A chain of others where packets come in or go through.
+#[derive(Debug)]
+struct Chain {
+    place: DropChain,
+    hook: u32,
+    drops_by_policy: bool,
+    drops: bool,
+}
+
+fn read_chain(payload: &[u8], attributes: AttributeReader<'_>) -> Option<Chain> {
+    let place = read_place(payload, attributes, CHAIN_TABLE, CHAIN_NAME)?;
     let hook = AttributeReader(attributes.find(CHAIN_HOOK)?).find(HOOK_NUM).and_then(big)?;
     let drops = attributes.find(CHAIN_POLICY).and_then(big)? == POLICY_DROP;
     let filters = attributes.find(CHAIN_TYPE).map(text).as_deref() == Some("filter");
-    let chain = DropChain { family, table: text(attributes.find(CHAIN_TABLE)?), chain: text(attributes.find(CHAIN_NAME)?) };
-    (drops && filters && matches!(family, FAMILY_INET | FAMILY_IPV4)).then_some((hook, chain))
+    let known = matches!(place.family, FAMILY_INET | FAMILY_IPV4 | FAMILY_IPV6) && matches!(hook, INPUT | FORWARD);
+    (filters && known).then_some(Chain { place, hook, drops_by_policy: drops, drops })
+}
+
+fn read_place(payload: &[u8], attributes: AttributeReader<'_>, table: u16, chain: u16) -> Option<DropChain> {
+    Some(DropChain { family: *payload.first()?, table: text(attributes.find(table)?), chain: text(attributes.find(chain)?) })
+}
+
+/// Whether a rule has no condition, and ends in a reject or drop, as firewalld closes its chains.
+fn refuses_everything(expressions: &[u8]) -> bool {
+    let mut refuses = false;
+    for (_, item) in AttributeReader(expressions) {
+        let item = AttributeReader(item);
+        match item.find(EXPRESSION_NAME).map(text).as_deref() {
+            Some("counter" | "log") => (),
+            Some("reject") => refuses = true,
+            Some("immediate") => refuses = item.find(EXPRESSION_DATA).is_some_and(is_drop),
+            _ => return false,
+        }
+    }
+    refuses
+}
+
+/// Whether an immediate value is the verdict to drop.
+fn is_drop(immediate: &[u8]) -> bool {
+    let verdict = || {
+        let data = AttributeReader(AttributeReader(immediate).find(IMMEDIATE_DATA)?);
+        AttributeReader(data.find(DATA_VERDICT)?).find(VERDICT_CODE).and_then(big)
+    };
+    verdict() == Some(POLICY_DROP)
 }
 
 fn big(bytes: &[u8]) -> Option<u32> {

@@ -201,7 +201,7 @@ pub fn ask_udp(address: impl Into<IpAddr>, port: u16, words: &str) -> std::io::R
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let start = Instant::now();
     while !check() {
-        assert!(start.elapsed() < Duration::from_secs(5), "{what} does not come about");
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} does not come about");
         thread::sleep(Duration::from_millis(10));
     }
 }
