@@ -137,10 +137,6 @@ impl HostConfig {
     fn refuse_behaviour(&self, refused: &mut Refused) {
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
-        // Links of the default bridge are variables and lines in files; elsewhere they are names.
-        let own_network =
-            !matches!(self.network_mode.as_str(), "" | "default" | "bridge" | "none" | "host") && !self.network_mode.contains(':');
-        refused.when(!self.links.is_empty() && !own_network, "HostConfig.Links");
         refused.when(!self.storage_opt.is_empty(), "HostConfig.StorageOpt");
         refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
         refused.when(!["", "default"].contains(&self.isolation.as_str()), "HostConfig.Isolation");
