@@ -20,7 +20,7 @@ const RESULT: &str = "VM-CHECK ";
 const LAST: &str = "VM-END";
 
 /// Modules that an engine uses, with all that they need in turn.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 14] = [
     "overlay",
     "veth",
     "bridge",
@@ -35,10 +35,6 @@ const MODULES: [&str; 18] = [
     "nft_reject_inet",
     "nft_fib_inet",
     "nft_limit",
-    "macvlan",
-    "ipvlan",
-    "8021q",
-    "sctp",
 ];
 
 /// A kernel that is not installed on this machine, only unpacked.
