@@ -64,10 +64,15 @@ impl System {
     pub fn detect() -> Result<Self> {
         let mountinfo = file::read(Path::new("/proc/self/mountinfo"))?;
         let mut system = Self::parse(&mountinfo);
-        for hierarchy in system.hierarchies.iter_mut().filter(|hierarchy| hierarchy.unified) {
-            let names = file::read(&hierarchy.mount.join("cgroup.controllers"))?;
-            hierarchy.controllers = names.split_whitespace().map(str::to_owned).collect();
-        }
+        // One that something else lies over cannot be used.
+        system.hierarchies.retain_mut(|hierarchy| {
+            if !hierarchy.unified {
+                return true;
+            }
+            let names = file::try_read(&hierarchy.mount.join("cgroup.controllers"));
+            hierarchy.controllers = names.iter().flat_map(|names| names.split_whitespace()).map(str::to_owned).collect();
+            names.is_ok()
+        });
         if system.hierarchies.iter().all(|hierarchy| !hierarchy.unified && hierarchy.is_named()) {
             return Err(Error::NotMounted);
         }

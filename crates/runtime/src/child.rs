@@ -82,6 +82,10 @@ fn carry_out(context: &Context<'_>, callers_end: BorrowedFd<'_>) -> Result<Infal
     // `become_program` closes whatever is left by number: no owner may be left that would close it a second time.
     drop((made, root));
     process::prepare(&plan.process)?;
+    if launch.gate.is_some() {
+        // Whoever gives the start by another command hears no more than that it failed, so what can be known before is told now.
+        process::look_for(&plan.process)?;
+    }
     wait_for_start(context, master)?;
     if !launch.spec.hooks.start_container.is_empty() {
         let state = hook_state(launch, "created");

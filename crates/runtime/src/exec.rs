@@ -180,6 +180,7 @@ impl Entry<'_> {
 
     fn enter(&self, callers_end: BorrowedFd<'_>) -> Result<Infallible> {
         kernel::fork::close(callers_end.as_raw_fd());
+        self.close_the_rest();
         kernel::fork::close_on_exec_from(3).map_err(Error::step("mark descriptors close-on-exec"))?;
         kernel::fork::reset_signals();
         if let Some(value) = self.process.oom_score_adj {
@@ -224,6 +225,16 @@ impl Entry<'_> {
             listener: asked.as_ref().map(|(listener, message)| (*listener, message.as_slice())),
         };
         process::become_program(&order, &[self.channel.as_fd()])
+    }
+
+    /// Closes what the caller has open and this process does not need. Those inside who may trace everything can see it from its birth.
+    fn close_the_rest(&self) {
+        let mut kept = vec![self.channel.as_fd().as_raw_fd(), self.target.pidfd.as_raw_fd()];
+        kept.extend(self.listener.map(|listener| listener.socket.as_raw_fd()));
+        if let Stdio::Fds { stdin, stdout, stderr } = self.stdio {
+            kept.extend([stdin, stdout, stderr].map(|fd| fd.as_raw_fd()));
+        }
+        kernel::fork::close_all_but(3 + self.joining.preserve_fds, &mut kept);
     }
 
     fn announcement(&self, listener: &Listener) -> Result<Vec<u8>> {

@@ -161,3 +161,106 @@ fn links_of_the_image_do_not_lead_out() {
     symlink("/../../../../../../etc/shadow", bed.path.join("lower/etc/passwd")).unwrap();
     assert!(bed.run_with(&sh("true"), |launch| launch.user = Some("daemon".into())).is_err());
 }
+
+/// CVE-2021-30465: another container swaps the mount point, in a folder that both have, for a link that leads out.
+#[test]
+fn mount_points_swapped_meanwhile_do_not_lead_out() {
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    let (shared, outside) = (bed.path.join("shared"), bed.path.join("outside"));
+    std::fs::create_dir_all(shared.join("point")).unwrap();
+    std::fs::create_dir_all(&outside).unwrap();
+    std::fs::write(outside.join("untouched"), "").unwrap();
+    symlink("/../../../../../../../../../../..", shared.join("up")).unwrap();
+    symlink(&outside, shared.join("link")).unwrap();
+    let (stop, swapped) = (std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)), shared.clone());
+    let stopped = stop.clone();
+    let swapper = std::thread::spawn(move || {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            for link in ["link", "up"] {
+                let _ = renameat_with(CWD, swapped.join("point"), CWD, swapped.join(link), RenameFlags::EXCHANGE);
+            }
+        }
+    });
+    let mut spec = sh("touch /shared/point/inside; true");
+    let mount = |source: &str, kind: &str, destination: &str| oci::Mount {
+        destination: destination.into(),
+        kind: kind.into(),
+        source: source.into(),
+        options: if kind == "bind" { vec!["rbind".into()] } else { Vec::new() },
+        ..oci::Mount::default()
+    };
+    spec.mounts.push(mount(shared.to_str().unwrap(), "bind", "/shared"));
+    spec.mounts.push(mount("tmpfs", "tmpfs", "/shared/point"));
+    spec.mounts.push(mount("tmpfs", "tmpfs", "/shared/point/deeper/still"));
+    for _ in 0..20 {
+        // It may well fail; what counts is where it did not get to.
+        let _ = bed.run(&spec);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    swapper.join().unwrap();
+    let names: Vec<_> = std::fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["untouched"]);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&bed.name), "{mounts}");
+}
+
+/// CVE-2025-52881: what is written to /proc must not go to another /proc, or past one.
+#[test]
+fn sysctls_go_to_the_containers_own_proc_or_nowhere() {
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    let mut spec = sh("cat /proc/sys/net/ipv4/ip_default_ttl");
+    spec.linux.sysctl.insert("net.ipv4.ip_default_ttl".into(), "77".into());
+    assert_eq!(bed.run(&spec).unwrap().text, "77\n");
+    let before = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap();
+    // The host's, bound over: a write would reach the host's mount.
+    let proc = spec.mounts.iter_mut().find(|mount| mount.destination == std::path::Path::new("/proc")).unwrap();
+    *proc = oci::Mount {
+        destination: "/proc".into(),
+        kind: "bind".into(),
+        source: "/proc".into(),
+        options: vec!["rbind".into()],
+        ..oci::Mount::default()
+    };
+    assert!(bed.run(&spec).unwrap_err().to_string().contains("no proc filesystem"));
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap(), before);
+}
+
+/// CVE-2016-9962: a process that enters a container shows nothing of itself to those inside until it is one of them.
+#[test]
+fn who_enters_cannot_be_looked_into() {
+    use std::os::fd::AsFd;
+    if !usable() {
+        return;
+    }
+    let bed = Bed::new();
+    // Root of the container takes hold of every descriptor, root and environment that it finds.
+    let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) continue;; esac; \
+                  for f in $p/fd/* $p/root $p/cwd; do t=$(readlink $f) && case $t in *host-secret*) echo LEAK $t;; esac; done; done; done";
+    let spec = sh(script);
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let first = bed.start(&spec, &writer, |_| {}).unwrap();
+    drop(writer);
+    let secret = bed.path.join("host-secret");
+    std::fs::create_dir_all(&secret).unwrap();
+    let _held = std::fs::File::open(&secret).unwrap();
+    let group = first.group.as_ref().unwrap();
+    let target = runtime::ExecTarget { pid: first.pid, pidfd: first.pidfd.as_fd(), group: Some(group), spec: &spec, seccomp_program: None };
+    let mut inner = spec.process.clone().unwrap();
+    inner.args = vec!["true".into()];
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for _ in 0..20 {
+        let stdio = runtime::Stdio::Fds { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
+        let running = runtime::exec(&target, &inner, stdio, &runtime::Joining::default()).unwrap();
+        assert_eq!(common::wait(&running), 0);
+    }
+    rustix::process::kill_process(first.pid, rustix::process::Signal::KILL).unwrap();
+    let outcome = common::finish(&first, reader);
+    assert!(!outcome.text.contains("LEAK"), "{}", outcome.text);
+}

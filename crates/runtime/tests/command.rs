@@ -158,14 +158,19 @@ fn a_life_in_steps() {
 }
 
 #[test]
-fn what_cannot_start_is_told_by_start() {
+fn what_cannot_start_is_told() {
     if !ready() {
         return;
     }
     let bundle = Bundle::new(spec(&["/no/such"]));
-    bundle.create(&[]);
-    assert!(bundle.refused(&["start", "box"]).contains("exec \"/no/such\": no such file or directory"));
-    bundle.ok(&["delete", "box"]);
+    // Other engines hear of a missing command from create, and of everything else from start.
+    assert!(bundle.refused(&["create", "box"]).contains("exec \"/no/such\": no such file or directory"));
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+    let broken = Bundle::new(spec(&["/broken"]));
+    broken.bed.script("broken", "#!/no/interpreter\n");
+    broken.create(&[]);
+    assert!(broken.refused(&["start", "box"]).contains("exec \"/broken\": no such file or directory"));
+    broken.ok(&["delete", "box"]);
     let log = bundle.bed.path.join("log");
     bundle.refused(&["--log", log.to_str().unwrap(), "--log-format", "json", "run", "box"]);
     let line: serde_json::Value = serde_json::from_str(std::fs::read_to_string(&log).unwrap().trim()).unwrap();

@@ -46,7 +46,7 @@ const INIT_NAME: &CStr = c"/sbin/docker-init";
 
 /// What can be done, and can fail, before the start is given.
 pub(crate) fn prepare(process: &ProcessPlan) -> Result<()> {
-    for limit in &process.rlimits {
+    for limit in process.rlimits.iter().filter(|limit| !lowers_descriptors(limit)) {
         set_limit(limit)?;
     }
     if let Some(persona) = process.personality {
@@ -82,6 +82,12 @@ pub(crate) fn choose_cpus(cpus: &[usize]) -> Result<()> {
         set.set(cpu);
     }
     rustix::thread::sched_setaffinity(None, &set).map_err(Error::step(format!("process.execCPUAffinity: run on the CPUs {cpus:?}")))
+}
+
+/// Whether a limit could keep this process from opening what it still has to.
+fn lowers_descriptors(limit: &Rlimit) -> bool {
+    let now = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit.resource == Resource::Nofile && limit.soft.is_some_and(|soft| soft < now)
 }
 
 fn set_limit(limit: &Rlimit) -> Result<()> {
@@ -124,6 +130,9 @@ pub(crate) fn become_program(order: &Order<'_>, kept: &[BorrowedFd<'_>]) -> Resu
     kernel::fork::close_all_but(3 + order.preserve_fds, &mut kept);
     if order.preserve_fds > 0 {
         kernel::fork::inherit(3, order.preserve_fds).map_err(Error::step("hand descriptors on"))?;
+    }
+    for limit in process.rlimits.iter().filter(|limit| lowers_descriptors(limit)) {
+        set_limit(limit)?;
     }
     take_credentials(order)?;
     if order.die_with_caller {
@@ -206,12 +215,8 @@ fn execute(arguments: &Strings, environment: &Strings) -> Result<Infallible> {
     if name.to_bytes().contains(&b'/') {
         return attempt(name, arguments, environment).map_err(fail);
     }
-    let path =
-        environment.as_slice().iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH_DEFAULT.as_bytes());
     let mut refused = None;
-    for folder in path.split(|byte| *byte == b':') {
-        let folder: &[u8] = if folder.is_empty() { b"." } else { folder };
-        let Ok(candidate) = CString::new([folder, b"/", name.to_bytes()].concat()) else { continue };
+    for candidate in folders(environment.as_slice()).filter_map(|folder| candidate(folder, name)) {
         match attempt(&candidate, arguments, environment) {
             Ok(never) => match never {},
             Err(ExecFailure::Errno(Errno::NOENT | Errno::NOTDIR) | ExecFailure::Directory) if !exists(&candidate) => {}
@@ -221,6 +226,30 @@ fn execute(arguments: &Strings, environment: &Strings) -> Result<Infallible> {
         }
     }
     Err(fail(refused.unwrap_or(ExecFailure::NotInPath)))
+}
+
+/// Whether the command is there at all, by its path or in a folder of PATH; what it is shows when it is executed.
+pub(crate) fn look_for(process: &ProcessPlan) -> Result<()> {
+    let Some(name) = process.args.first().map(CString::as_c_str) else { return Ok(()) };
+    let fail = |cause| Err(Error::Exec { command: name.to_string_lossy().into_owned(), cause });
+    if name.to_bytes().contains(&b'/') {
+        return match rustix::fs::stat(name) {
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => fail(ExecFailure::Errno(errno)),
+            _ => Ok(()),
+        };
+    }
+    let there = folders(&process.env).any(|folder| candidate(folder, name).is_some_and(|path| exists(&path)));
+    if there { Ok(()) } else { fail(ExecFailure::NotInPath) }
+}
+
+/// The folders of PATH.
+fn folders(environment: &[CString]) -> impl Iterator<Item = &[u8]> {
+    let path = environment.iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH_DEFAULT.as_bytes());
+    path.split(|byte| *byte == b':').map(|folder| if folder.is_empty() { b"." } else { folder })
+}
+
+fn candidate(folder: &[u8], name: &CStr) -> Option<CString> {
+    CString::new([folder, b"/", name.to_bytes()].concat()).ok()
 }
 
 /// A script whose interpreter is missing gives ENOENT too, though the file is there.

@@ -215,7 +215,7 @@ pub(super) fn run(global: &Global, args: &[OsString]) -> Outcome {
     if job.detach && job.terminal() && job.console_socket.is_none() {
         return Err("the process wants a terminal: give --console-socket to receive it, or run it without --detach".into());
     }
-    job.folder.make()?;
+    if job.detach || job.keep { job.folder.make() } else { job.folder.make_file() }?;
     let result = run_in(&job);
     if result.is_err() || !(job.detach || job.keep) {
         // What went wrong before is what the user needs to hear.

@@ -1,4 +1,5 @@
-//! What is remembered of a container between commands: a folder with `state.json`, and the FIFOs of its start.
+//! What is remembered of a container between commands: a folder with `state.json` and the FIFOs of its start, or for one that is created, started and
+//! removed by the same command nothing but its state, as a file in the folder's place. Where states are kept on a disk, folders cost.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -73,11 +74,21 @@ impl Folder {
 
     /// Makes it.
     pub(super) fn make(&self) -> Result<(), String> {
+        self.make_new(|path| fs::create_dir(path))
+    }
+
+    /// Makes a file in its place, for a container without gates. It is empty until the first [`Self::save`].
+    pub(super) fn make_file(&self) -> Result<(), String> {
+        use std::os::unix::fs::OpenOptionsExt;
+        self.make_new(|path| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop))
+    }
+
+    fn make_new(&self, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), String> {
         let fail = |error: std::io::Error| format!("make {}: {error}", self.0.display());
         if let Some(root) = self.0.parent() {
             fs::create_dir_all(root).map_err(fail)?;
         }
-        match fs::create_dir(&self.0) {
+        match make(&self.0) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(format!("a container named {:?} exists already", self.0.file_name().unwrap_or_default()))
             }
@@ -86,14 +97,31 @@ impl Folder {
     }
 
     pub(super) fn remove(&self) -> Result<(), String> {
-        fs::remove_dir_all(&self.0).map_err(|error| format!("remove {}: {error}", self.0.display()))
+        let removed = match fs::remove_file(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => fs::remove_dir_all(&self.0),
+            other => other,
+        };
+        removed.map_err(|error| format!("remove {}: {error}", self.0.display()))
+    }
+
+    /// Where the state is, and whether that is a file which nobody has read yet.
+    fn place(&self) -> (PathBuf, bool) {
+        match fs::symlink_metadata(&self.0) {
+            Ok(metadata) if metadata.is_file() => (self.0.clone(), metadata.len() == 0),
+            _ => (self.0.join("state.json"), false),
+        }
     }
 
     pub(super) fn save(&self, record: &Record) -> Result<(), String> {
-        let path = self.0.join("state.json");
+        let (path, fresh) = self.place();
         let text = serde_json::to_vec(record).map_err(words)?;
-        let temporary = self.0.join("state.json.new");
         let write = || {
+            if fresh {
+                return fs::OpenOptions::new().write(true).open(&path)?.write_all(&text);
+            }
+            // No container's name has this letter.
+            let mut temporary = path.clone().into_os_string();
+            temporary.push("#new");
             fs::File::create(&temporary)?.write_all(&text)?;
             fs::rename(&temporary, &path)
         };
@@ -101,13 +129,16 @@ impl Folder {
     }
 
     pub(super) fn load(&self) -> Result<Record, String> {
-        let path = self.0.join("state.json");
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(format!("no container named {:?} exists", self.0.file_name().unwrap_or_default().to_string_lossy()))
-            }
-            Err(error) => Err(format!("read {}: {error}", path.display())),
+        let none = || format!("no container named {:?} exists", self.0.file_name().unwrap_or_default().to_string_lossy());
+        let (path, fresh) = self.place();
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(none()),
+            other => other.map_err(|error| format!("read {}: {error}", path.display()))?,
+        };
+        match serde_json::from_slice(&bytes) {
+            // It is about to be written, or half written.
+            Err(error) if fresh || (path == self.0 && error.is_eof()) => Err(none()),
+            other => other.map_err(|error| format!("read {}: {error}", path.display())),
         }
     }
 
@@ -222,6 +253,39 @@ mod tests {
         assert_eq!(rfc3339(0, 0), "1970-01-01T00:00:00.000000000Z");
         assert_eq!(rfc3339(951_782_400, 5), "2000-02-29T00:00:00.000000005Z");
         assert_eq!(rfc3339(1_735_689_599, 0), "2024-12-31T23:59:59.000000000Z");
+    }
+
+    #[test]
+    fn a_state_is_kept_in_a_folder_or_in_a_file() {
+        let root = std::env::temp_dir().join(format!("cais-state-{}", std::process::id()));
+        let global = Global { root: root.clone(), log: None, json: false, groups: true };
+        let (one, two) = (Folder::of(&global, "one").unwrap(), Folder::of(&global, "two").unwrap());
+        let mut record = Record {
+            id: "x".into(),
+            pid: 1,
+            start_time: 2,
+            bundle: "/b".into(),
+            cgroup: "c".into(),
+            grouped: true,
+            created: now(),
+            spec: oci::Spec::default(),
+        };
+        one.make().unwrap();
+        two.make_file().unwrap();
+        for folder in [&one, &two] {
+            assert!(folder.make().unwrap_err().contains("exists already"));
+            assert!(folder.make_file().unwrap_err().contains("exists already"));
+            assert!(folder.load().unwrap_err().contains("no container named"));
+            for pid in [7, 8] {
+                record.pid = pid;
+                folder.save(&record).unwrap();
+                assert_eq!(folder.load().unwrap().pid, pid);
+            }
+            folder.remove().unwrap();
+            assert!(folder.load().is_err() && folder.remove().is_err());
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        fs::remove_dir(root).unwrap();
     }
 
     #[test]
