@@ -51,6 +51,8 @@ pub fn binary() -> Result<PathBuf> {
 pub struct Engine {
     dir: PathBuf,
     program: PathBuf,
+    /// What the engine's command line begins with, to run it in other namespaces.
+    prefix: Vec<String>,
     flags: Vec<String>,
     child: Option<Child>,
     mark: Mark,
@@ -71,10 +73,16 @@ impl Engine {
 
     /// The same in a given folder, which is removed at the end, and with a given binary.
     pub fn start_in(dir: PathBuf, program: &Path, flags: &[&str]) -> Result<Self> {
+        Self::start_under(dir, program, &[], flags)
+    }
+
+    /// The same through a command that becomes the engine: `nsenter`, say.
+    pub fn start_under(dir: PathBuf, program: &Path, prefix: &[&str], flags: &[&str]) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let mark = Mark::new(&dir);
-        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut engine = Self { dir, program: program.to_owned(), flags, child: None, mark, keep_quiet: false };
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let (prefix, flags) = (owned(prefix), owned(flags));
+        let mut engine = Self { dir, program: program.to_owned(), prefix, flags, child: None, mark, keep_quiet: false };
         engine.spawn()?;
         Ok(engine)
     }
@@ -203,7 +211,11 @@ impl Engine {
 
     fn spawn(&mut self) -> Result<()> {
         let log = File::options().append(true).create(true).open(self.dir.join("log"))?;
-        let child = Cmd::new(&self.program)
+        let program = match self.prefix.split_first() {
+            Some((first, rest)) => Cmd::new(first).args(rest).arg(&self.program),
+            None => Cmd::new(&self.program),
+        };
+        let child = program
             .arg("engine")
             .arg("--host")
             .arg(format!("unix://{}", self.socket().display()))

@@ -21,6 +21,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("depmod", "kmod"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
+    ("etcd", "etcd-server"),
     ("git", "git"),
     ("ip", "iproute2"),
     ("ctr", "containerd"),
@@ -28,7 +29,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("openssl", "openssl"),
     ("pgrep", "procps"),
     ("podman", "podman"),
-    ("podman", "podman"),
+    ("protoc", "protobuf-compiler"),
     ("python3", "python3"),
     ("/usr/share/doc/python3-seccomp", "python3-seccomp"),
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -42,10 +43,11 @@ pub const FOR_TESTS: &[Need] = &[
 ];
 
 /// What the demo uses.
-pub const FOR_DEMO: &[Need] = &[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap"), ("curl", "curl")];
+pub const FOR_DEMO: &[Need] =
+    &[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap"), ("curl", "curl"), ("protoc", "protobuf-compiler")];
 
 /// What the benchmark uses of its own; the engines it compares with are the user's choice.
-pub const FOR_BENCH: &[Need] = &[("busybox", "busybox-static"), ("unshare", "util-linux")];
+pub const FOR_BENCH: &[Need] = &[("busybox", "busybox-static"), ("unshare", "util-linux"), ("protoc", "protobuf-compiler")];
 
 /// Installs the packages whose programs are not there. Quiet when there is nothing to do.
 pub fn ensure(needs: &[Need]) -> Result<()> {

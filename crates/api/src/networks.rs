@@ -87,6 +87,10 @@ pub async fn inspect(engine: Arc<Engine>, name: &str) -> Outcome {
         });
         (id.to_string(), shown)
     });
+    if view.network.carrier.is_some() {
+        let peer = |(name, address): &(String, std::net::IpAddr)| json!({ "Name": name, "IP": address });
+        shown["Peers"] = json!(view.peers.iter().map(peer).collect::<Vec<_>>());
+    }
     shown["Containers"] = json!(users.collect::<BTreeMap<_, _>>());
     ok(&shown)
 }
@@ -96,7 +100,7 @@ pub async fn create(engine: Arc<Engine>, request: Request) -> Outcome {
     let ipam = body.ipam.unwrap_or_default();
     let refused = [
         (body.ingress, "Ingress"),
-        (!["", "local"].contains(&body.scope.as_str()), "Scope"),
+        (!["", "local"].contains(&body.scope.as_str()) && !(body.driver == "overlay" && body.scope == "global"), "Scope"),
         (!["", "default"].contains(&ipam.driver.as_str()), "IPAM.Driver"),
     ];
     if let Some((_, field)) = refused.iter().find(|(asked, _)| *asked) {
@@ -169,7 +173,7 @@ fn encode(view: &NetworkView) -> Value {
         "Name": network.name,
         "Id": network.id,
         "Created": created,
-        "Scope": "local",
+        "Scope": network.driver.scope(),
         "Driver": network.driver.as_str(),
         "EnableIPv4": network.ipv4,
         "EnableIPv6": network.ipv6.is_some(),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod background;
+mod cluster_options;
 mod control;
 mod network;
 mod options;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         (_, Some("runtime")) => runtime(rest.into_iter().skip(1).collect()),
         (_, Some("engine")) => host(&rest[1..]),
         (_, Some("registry")) => registry::main(&rest[1..]),
-        (_, Some("netd")) => net::netd::main(rest.into_iter().skip(1)),
+        (_, Some("netd")) => net::netd::main(rest.into_iter().skip(1), keep),
         _ => client("cais".to_owned(), rest),
     }
 }
@@ -48,6 +49,13 @@ fn main() -> ExitCode {
 fn client(name: String, rest: Vec<OsString>) -> ExitCode {
     let args = [OsString::from(name)].into_iter().chain(rest).collect();
     ExitCode::from(cli::main(args, &HOOKS).clamp(0, 255) as u8)
+}
+
+/// What netd keeps up while the engine is away: the sign of life of this host among those that share networks.
+fn keep(what: &str, wanted: &dyn Fn() -> bool) {
+    let Ok(keeper) = serde_json::from_str::<cluster::Keeper>(what) else { return };
+    // Whatever ends it, the engine sees the lease end and gets another.
+    let _ = keeper.run_blocking(wanted);
 }
 
 /// Becomes the runtime, from memory: what enters a container is never a file of the host.

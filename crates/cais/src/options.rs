@@ -56,6 +56,10 @@ pub(crate) const FLAGS: &[Flag] = &[
     list("label", None, "Label of this engine, which info shows: NAME=VALUE"),
     text("log-driver", None, "Where the output of containers goes that name no --log-driver (default json-file)"),
     text("log-format", None, "How the engine logs: text or json (default text)"),
+    text("cluster-store", None, "Where networks across machines are kept: etcd://HOST:2379[,HOST:2379...], etcds:// for TLS"),
+    text("cluster-advertise", None, "Address or interface under which other hosts reach this one"),
+    list("cluster-store-opt", None, "Option of the cluster store: kv.cacertfile=FILE, kv.certfile, kv.keyfile, kv.user, kv.passwordfile"),
+    text("cluster-ttl", None, "How long this host's containers stay known after its last sign of life (default 30s)"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
     list("log-opt", None, "Option of --log-driver for containers: NAME=VALUE"),
     text("metrics-addr", None, "Serve figures for Prometheus at this address and port: 127.0.0.1:9323"),
@@ -76,6 +80,7 @@ pub(crate) struct Options {
     pub(crate) net: NetConfig,
     pub(crate) registries: RegistrySettings,
     pub(crate) sandbox: SandboxSettings,
+    pub(crate) cluster: Option<engine::overlay::ClusterConfig>,
     pub(crate) log_level: tracing::Level,
     pub(crate) log_json: bool,
     pub(crate) metrics: Option<std::net::SocketAddr>,
@@ -119,6 +124,10 @@ struct File {
     runtimes: BTreeMap<String, Runtime>,
     default_runtime: Option<String>,
     cdi_spec_dir: Vec<PathBuf>,
+    cluster_store: Option<String>,
+    cluster_advertise: Option<String>,
+    cluster_store_opt: Vec<String>,
+    cluster_ttl: Option<String>,
     log_level: Option<String>,
     debug: Option<bool>,
     label: Vec<String>,
@@ -224,6 +233,12 @@ impl Options {
         }
         let ready_fd = matches.text("ready-fd").map(|text| text.parse().context("--ready-fd takes a number")).transpose()?;
         let group = word("group", file.group);
+        let cluster = crate::cluster_options::read(crate::cluster_options::Words {
+            store: word("cluster-store", file.cluster_store),
+            advertise: word("cluster-advertise", file.cluster_advertise),
+            store_options: words("cluster-store-opt", file.cluster_store_opt),
+            ttl: word("cluster-ttl", file.cluster_ttl),
+        })?;
         Ok(Self {
             hosts,
             group_given: group.is_some(),
@@ -232,6 +247,7 @@ impl Options {
             net,
             registries,
             sandbox,
+            cluster,
             log_level: level_named(&level)?,
             log_json,
             metrics,

@@ -47,6 +47,7 @@ async fn serve(options: Options, level: &LevelHandle) -> Result<()> {
         registries: options.registries.clone(),
         sandbox: options.sandbox.clone(),
         settings: options.settings.clone(),
+        cluster: options.cluster.clone(),
     };
     // Taken before clients can come, so that none meets a half-open engine.
     let mut stop = StopSignals::new()?;

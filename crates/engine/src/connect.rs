@@ -129,7 +129,7 @@ impl Engine {
         let ifname = endpoints::ifname(join, &record.endpoints)?;
         // Where the default routes lead is arranged below, when all is known.
         let request = endpoints::request(record, join, ifname, Routes::default())?;
-        let endpoint = self.net.attach(&netns, &request).map_err(Error::Network)?;
+        let endpoint = self.plug(&netns, record, &join.network, request)?;
         let settings = endpoints::settings(record, join, &endpoint);
         let mut all = record.endpoints.clone();
         all.push(endpoint.clone());

@@ -8,6 +8,10 @@ use types::{Classify, ErrorKind, Id};
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message beside each variant says what it is")]
 pub enum Error {
+    #[error("this engine shares no networks with other hosts")]
+    NoCluster,
+    #[error(transparent)]
+    Cluster(cluster::Error),
     #[error("No such container: {name}")]
     NoSuchContainer { name: String },
     #[error("multiple containers found with the id prefix {prefix}")]
@@ -189,6 +193,8 @@ impl Classify for Error {
             Self::PredefinedNetwork { .. } | Self::AlreadyConnected { .. } => Forbidden,
             Self::NotConnected { .. } => Internal,
             Self::Network(source) => source.kind(),
+            Self::NoCluster => ErrorKind::NotServed,
+            Self::Cluster(source) => source.kind(),
             Self::NameTaken { .. }
             | Self::SameName { .. }
             | Self::NotRunning { .. }
@@ -271,6 +277,10 @@ impl Classify for Error {
             Self::Cgroup { source, .. } | Self::Cgroups { source } => source.hint(),
             Self::Net { source, .. } => source.hint(),
             Self::Network(source) => source.hint(),
+            Self::Cluster(source) => source.hint(),
+            Self::NoCluster => Some(
+                "start it with --cluster-store etcd://HOST:2379 and --cluster-advertise ADDRESS: an overlay network needs both".to_owned(),
+            ),
             Self::Store { source, .. } | Self::NoImage(source) => source.hint(),
             Self::Image(source) => source.hint(),
             Self::Link { source, .. } => source.hint(),

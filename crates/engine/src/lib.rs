@@ -26,6 +26,7 @@ pub mod metrics;
 mod mounts;
 mod name;
 mod network;
+pub mod overlay;
 mod persist;
 mod probe;
 mod ready;
@@ -77,6 +78,8 @@ pub struct Config {
     pub sandbox: SandboxSettings,
     /// What may change while the engine runs.
     pub settings: Settings,
+    /// Where networks across machines are kept; none: there are none.
+    pub cluster: Option<overlay::ClusterConfig>,
 }
 
 /// How containers are made.
@@ -112,6 +115,7 @@ pub struct Engine {
     ephemeral: store::Ephemeral,
     images: image::Images,
     net: Arc<net::Net>,
+    overlay: Option<Arc<overlay::Overlay>>,
     monitors: Program,
     containers: Index,
     execs: exec::Execs,

@@ -13,7 +13,7 @@ use crate::request::{CreateNetwork, Filters, NetworkPool};
 use crate::{Engine, Error, filter};
 
 /// The kind of document that a network is.
-const NETWORKS: &str = "network";
+pub(crate) const NETWORKS: &str = "network";
 const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
@@ -25,6 +25,8 @@ pub struct NetworkView {
     pub network: Arc<net::Network>,
     /// Running containers on it, by identifier.
     pub containers: BTreeMap<Id, NetworkUser>,
+    /// Hosts with a container on it, by name, of an overlay network.
+    pub peers: Vec<(String, std::net::IpAddr)>,
 }
 
 /// A container's place in a network.
@@ -52,7 +54,7 @@ impl Engine {
             filter::any(filters, "driver", |driver| driver == network.driver.as_str())
                 && filter::any(filters, "id", |prefix| network.id.as_str().starts_with(prefix))
                 && filter::any(filters, "name", |part| network.name.contains(part))
-                && filter::any(filters, "scope", |scope| scope == "local")
+                && filter::any(filters, "scope", |scope| scope == network.driver.scope())
                 && filter::any(filters, "type", |kind| kind == if built_in { "builtin" } else { "custom" })
                 && dangling.is_none_or(|wanted| (!built_in && self.net.endpoints(&network.id).is_empty()) == wanted)
                 && filter::labels_match(filters, &network.labels)
@@ -69,6 +71,11 @@ impl Engine {
     pub async fn create_network(self: &Arc<Self>, request: CreateNetwork) -> Result<Arc<net::Network>, Error> {
         let new = new_network(request)?;
         let _changing = self.network_lock.lock().await;
+        if new.driver == Driver::Overlay {
+            let network = self.create_overlay(new).await?;
+            self.network_event(&network, "create", None);
+            return Ok(network);
+        }
         let engine = self.clone();
         let network = tokio::task::spawn_blocking(move || {
             let network = engine.net.create_network(new).map_err(Error::Network)?;
@@ -91,6 +98,11 @@ impl Engine {
             return Err(Error::PredefinedNetwork { name: network.name.clone() });
         }
         let _changing = self.network_lock.lock().await;
+        if network.carrier.is_some() {
+            self.remove_overlay(&network).await?;
+            self.network_event(&network, "destroy", None);
+            return Ok(());
+        }
         let (engine, removed) = (self.clone(), network.clone());
         tokio::task::spawn_blocking(move || {
             // A crash after this leaves a bridge that nobody knows, which the next start removes.
@@ -117,7 +129,8 @@ impl Engine {
         let mut pruned = Vec::new();
         for network in self.net.networks() {
             let young = until.is_some_and(|until| jiff::Timestamp::try_from(network.created).is_ok_and(|created| created >= until));
-            if !network.is_user_defined() || young || !filter::labels_match(&filters, &network.labels) {
+            // What other hosts may count on is removed by name alone.
+            if !network.is_user_defined() || network.carrier.is_some() || young || !filter::labels_match(&filters, &network.labels) {
                 continue;
             }
             match self.remove_network(network.id.as_str()).await {
@@ -177,7 +190,7 @@ impl Engine {
             };
             Some((record.id.clone(), user))
         });
-        NetworkView { containers: containers.collect(), network }
+        NetworkView { containers: containers.collect(), peers: self.peers(&network.id), network }
     }
 }
 
@@ -187,6 +200,7 @@ fn new_network(request: CreateNetwork) -> Result<NewNetwork, Error> {
         "" | "bridge" | "default" => Driver::Bridge,
         "macvlan" => Driver::Macvlan,
         "ipvlan" => Driver::Ipvlan,
+        "overlay" => Driver::Overlay,
         "host" | "null" | "none" => return Err(Error::NotServed { field: format!("a second network with the driver {}", request.driver) }),
         _ => return Err(Error::NoSuchNetworkDriver { driver: request.driver }),
     };

@@ -14,7 +14,7 @@ use crate::container::lifecycle::{forget_run, mark_ended, policy_restarts};
 use crate::container::start::{StartNote, mark_started};
 use crate::container::{Container, Index, Record, lock};
 use crate::link::Link;
-use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, spec, stats};
+use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, overlay, spec, stats};
 
 /// The exit code of a container that nobody saw ending: the machine was switched off, say.
 const EXIT_CODE_UNKNOWN: i32 = 255;
@@ -38,6 +38,9 @@ impl Engine {
 
     /// Ends the engine's work: with no container left running, networks and control groups go too. Containers that run go on.
     pub async fn close(self: &Arc<Self>) {
+        if self.containers.all().iter().all(|container| !container.record().is_alive()) {
+            self.leave_overlay().await;
+        }
         let engine = self.clone();
         let closed = tokio::task::spawn_blocking(move || {
             let idle = engine.containers.all().iter().all(|container| !container.record().is_alive());
@@ -75,6 +78,9 @@ impl Engine {
         let settings = config.settings.clone();
         // A choice that no container could be made with is told now.
         log::check(&settings.log)?;
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let overlay =
+            config.cluster.as_ref().map(|cluster| overlay::Overlay::open(cluster, &store, &config.exec_root, name)).transpose()?;
         Ok(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
             let users = engine.clone();
             let users: image::Users = Arc::new(move |image| users.upgrade().map(|engine| engine.users_of(image)).unwrap_or_default());
@@ -87,6 +93,7 @@ impl Engine {
                 store,
                 ephemeral,
                 net: Arc::new(net),
+                overlay,
                 monitors,
                 containers: Index::default(),
                 execs: exec::Execs::default(),
@@ -142,6 +149,7 @@ impl Engine {
         if let Err(error) = tokio::task::spawn_blocking(move || net.reconcile()).await? {
             tracing::warn!(error = types::error::chain(&error), "leftovers of the network could not be removed");
         }
+        self.follow_overlay();
         for container in wanted {
             tokio::spawn(self.clone().resume_policy(container));
         }

@@ -135,9 +135,9 @@ impl Engine {
             let gives_ports = gateways.publishing() == Some(&join.network.id);
             let ifname = endpoints::ifname(join, &prepared.endpoints)?;
             let request = endpoints::request(record, join, ifname, gateways.routes(&join.network.id))?;
-            let endpoint = self.net.attach(netns, &request).map_err(failed("connect the container to its network"))?;
+            let endpoint = self.plug(netns, record, &join.network, request)?;
             prepared.networks.insert(join.network.name.clone(), endpoints::settings(record, join, &endpoint));
-            if gives_ports && join.network.driver == net::Driver::Bridge {
+            if gives_ports && join.network.driver.has_bridge() {
                 gateway_endpoint = Some(prepared.endpoints.len());
             }
             prepared.endpoints.push(endpoint);

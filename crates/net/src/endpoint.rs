@@ -12,6 +12,8 @@ use crate::{Mac, Subnet, Subnet6};
 /// What [`crate::Net::attach`] is asked for.
 #[derive(Debug, Clone)]
 pub struct EndpointRequest {
+    /// The endpoint's id, where it has one already; else a new one.
+    pub id: Option<Id>,
     /// The container's id, the key under which its ports are held.
     pub container: Id,
     /// How people call the container: told to whoever wants an address or port that it has.
@@ -42,6 +44,7 @@ impl EndpointRequest {
     /// A request with defaults for everything optional.
     pub fn new(container: Id, owner: impl Into<String>, network: impl Into<String>) -> Self {
         Self {
+            id: None,
             container,
             owner: owner.into(),
             network: network.into(),

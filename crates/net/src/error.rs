@@ -105,6 +105,12 @@ pub enum Error {
         /// The interface that was to be.
         subject: String,
     },
+    /// Two networks of this host want the same VXLAN number.
+    #[error("VXLAN number {vni} is in use on this host")]
+    VniTaken {
+        /// The number.
+        vni: u32,
+    },
     /// A template of others has no interfaces to give, and no template is made from another.
     #[error("configuration network {name:?} {reason}")]
     ConfigNetwork {
@@ -287,6 +293,7 @@ impl Classify for Error {
             // Docker answers 500 to a taken port and its clients look at the text alone.
             Self::PortAllocated { .. } | Self::PortInUse { .. } => ErrorKind::Internal,
             Self::ConfigNetwork { .. } => ErrorKind::Forbidden,
+            Self::VniTaken { .. } => ErrorKind::Conflict,
             Self::NoFreeSubnet | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
             Self::NoSuchKind { .. } | Self::NoSctp => ErrorKind::NotServed,
             Self::Link { source, .. } | Self::Nft { source, .. } | Self::Namespace { source, .. } | Self::Bind { source, .. } => {

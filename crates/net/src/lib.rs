@@ -30,10 +30,12 @@ mod network;
 mod networks;
 mod nft;
 mod options;
+mod overlay;
 mod owner;
 mod parent;
 mod ports;
 mod subnet;
+mod vxlan;
 mod watch;
 
 pub use config::{Firewall, ForeignForward, NetConfig, Pool, Pool6, PublishedPolicy};
@@ -43,6 +45,7 @@ pub use manager::{Net, Reconciled};
 pub use names::Resolving;
 pub use netns::Netns;
 pub use network::{Driver, Ipv6, Network, NewNetwork};
+pub use overlay::{Carrier, Remote, interface_address};
 pub use subnet::{Mac, Subnet, Subnet6};
 
 /// What the operations of this crate return.

@@ -8,10 +8,10 @@ use rustix::io::Errno;
 use crate::netlink::{self, Attributes, Batch, Refusal, Socket, read_u32, text};
 use crate::{Endpoint, Error, Mac, Result, Subnet, Subnet6};
 
-const NEWLINK: u16 = 16;
+pub(crate) const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
-const SETLINK: u16 = 19;
+pub(crate) const SETLINK: u16 = 19;
 const NEWADDR: u16 = 20;
 const DELADDR: u16 = 21;
 const GETADDR: u16 = 22;
@@ -21,21 +21,21 @@ const GETROUTE: u16 = 26;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const IFF_UP: u32 = 1;
+pub(crate) const IFF_UP: u32 = 1;
 
 const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_IFALIAS: u16 = 20;
+pub(crate) const IFLA_MASTER: u16 = 10;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -567,7 +567,7 @@ fn without_link_local(link: &mut Attributes<'_>, ipv6: bool) {
     }
 }
 
-fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
+pub(crate) fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
     let mut header = [0; IFINFO_LEN];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -648,7 +648,7 @@ fn listing(subject: &str) -> impl Fn(Errno) -> Error {
     move |source| Error::Link { operation: "list", subject: subject.to_owned(), source }
 }
 
-fn refused<'a>(operation: &'static str, subject: &'a str) -> impl Fn(Refusal) -> Error + 'a {
+pub(crate) fn refused<'a>(operation: &'static str, subject: &'a str) -> impl Fn(Refusal) -> Error + 'a {
     move |refusal| {
         let subject = refusal.text.map_or_else(|| subject.to_owned(), |text| format!("{subject} ({text})"));
         Error::Link { operation, subject, source: refusal.errno }

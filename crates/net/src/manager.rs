@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use types::Id;
 
@@ -18,6 +18,7 @@ use crate::networks::Live;
 use crate::nft::foreign;
 use crate::nft::table::{self, Content, Published};
 use crate::options::option;
+use crate::overlay;
 use crate::{
     Driver, Endpoint, EndpointRequest, Error, ForeignForward, Mac, NetConfig, Netns, Network, PortBinding, PortRequest, PublishedPolicy,
     Result, conntrack, network, watch,
@@ -47,7 +48,6 @@ pub struct Reconciled {
 /// Shared with the threads that watch netd and the packet filter.
 ///
 /// Order of locks: `names`, then `filter`, then `route`, then `state`.
-#[derive(Debug)]
 pub(crate) struct Inner {
     pub config: NetConfig,
     pub ipv6: bool,
@@ -62,6 +62,16 @@ pub(crate) struct Inner {
     pub revival: Mutex<()>,
     /// Held from the look at who has which name until netd knows.
     pub names: Mutex<()>,
+    /// What netd is to keep up; empty: nothing.
+    pub kept: Mutex<String>,
+    /// Called when an endpoint of an overlay network has gone or has changed its names.
+    pub overlay_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Inner({})", self.config.table)
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +119,8 @@ impl Net {
             closed: AtomicBool::new(false),
             revival: Mutex::new(()),
             names: Mutex::new(()),
+            kept: Mutex::default(),
+            overlay_changed: OnceLock::new(),
         });
         // A table of an earlier run serves containers that still run: it is replaced when they are known.
         if !present {
@@ -165,7 +177,7 @@ impl Net {
             bridges.extend(links.iter().filter(|link| link.kind == "bridge" && extends(&link.name)).map(|link| link.index));
             // Bridges too, and what is on parents: of a network whose making or removal was interrupted.
             let named = |name: &str| state.networks.values().any(|live| live.names_link(name));
-            let kinds = ["bridge", "vlan", "macvlan"];
+            let kinds = ["bridge", "vlan", "macvlan", "vxlan"];
             let lost = links.iter().filter(|link| kinds.contains(&link.kind.as_str()) && link.alias == mark && !named(&link.name));
             let lost: Vec<_> = lost.map(|link| (link.index, link.name.clone())).collect();
             let on_ours = |master: u32| bridges.contains(&master) || lost.iter().any(|(index, _)| *index == master);
@@ -209,8 +221,9 @@ impl Net {
         let networks: Vec<_> = self.inner.state().networks.values().map(|live| live.network.clone()).collect();
         let lower = |network: &Arc<Network>| match &network.bridge {
             Some(name) => {
+                let carrier = link::delete(&mut self.inner.route(), &[overlay::ifname(&network.id)]);
                 let extensions = Extension::remove_all(&mut self.inner.route(), &network.id);
-                extensions.and(bridge::remove(&mut self.inner.route(), config, name))
+                carrier.and(extensions).and(bridge::remove(&mut self.inner.route(), config, name))
             }
             // No other network needs the parent when all go.
             None => self.inner.lower_parent_for_good(network),
@@ -368,6 +381,7 @@ impl Net {
         }
         drop(state);
         for network in networks {
+            self.inner.overlay_changed(&network);
             if let Err(error) = self.inner.tell_names(&network) {
                 tracing::warn!(error = types::error::chain(&error), "the container's new name is not known to its network");
             }
@@ -390,7 +404,9 @@ impl Inner {
         };
         for (network, old) in before {
             let mut route = self.route();
-            let bridge = if network.is_user_defined() {
+            let bridge = if network.carrier.is_some() {
+                self.raise_carrier(&mut route, &network)?
+            } else if network.is_user_defined() {
                 let name = network.bridge.as_deref().unwrap_or_default();
                 bridge::ensure_own(&mut route, &self.config, &Own::again(name, old.addressing(), network.mtu()))?
             } else {
@@ -494,7 +510,7 @@ impl Inner {
 
     /// Leases an address and remembers the endpoint.
     fn lease(&self, network: &Network, request: &EndpointRequest) -> Result<Endpoint> {
-        let id = Id::random();
+        let id = request.id.clone().unwrap_or_else(Id::random);
         let mut state = self.state();
         if let Some(mac) = request.mac
             && let Some(other) = state.every_endpoint().find(|endpoint| endpoint.mac == mac && endpoint.network == network.id)
@@ -516,7 +532,7 @@ impl Inner {
             }
         })?;
         let host_ifname = match network.driver {
-            Driver::Bridge => format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
+            driver if driver.has_bridge() => format!("{HOST_IFNAME_PREFIX}{}", &id.as_str()[..HOST_IFNAME_DIGITS]),
             _ => String::new(),
         };
         let (address, address6) = (network.with_prefix(address), network.with_prefix6(address6));
@@ -546,7 +562,7 @@ impl Inner {
     /// Tells the hardware address where it is not ours to give.
     fn plug(&self, netns: &Netns, network: &Network, endpoint: &Endpoint, request: &EndpointRequest) -> Result<Option<Mac>> {
         link::check_name(&endpoint.ifname)?;
-        if network.driver == Driver::Bridge {
+        if network.driver.has_bridge() {
             let bridge = self.state().networks.get(&network.id).and_then(|live| live.bridge);
             let bridge = bridge.ok_or_else(|| Error::NoSuchNetwork { name: network.name.clone() })?;
             let isolated = !network.is_on(option::ICC);
@@ -579,7 +595,7 @@ impl Inner {
         let configured = netns.set_interface_sysctls(&endpoint.ifname, &request.sysctls);
         let configured = configured.and_then(|()| link::configure_inside(&mut netns.socket(), endpoint, self.ipv6, routes));
         let configured = configured.and_then(|()| match network.driver {
-            Driver::Bridge => Ok(None),
+            driver if driver.has_bridge() => Ok(None),
             _ => Ok(link::find(&mut netns.socket(), &endpoint.ifname)?.and_then(|link| link.mac)),
         });
         configured.inspect_err(|_| {
@@ -632,6 +648,7 @@ impl Inner {
             done = done.and(self.netd.release(id.as_str()));
         }
         self.state().forget(id);
+        self.overlay_changed(&endpoint.network);
         done.and(self.tell_names(&endpoint.network))
     }
 

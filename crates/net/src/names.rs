@@ -16,7 +16,7 @@ use crate::manager::Inner;
 use crate::netd::zone::{Entry, ZoneFile};
 use crate::netlink::Socket;
 use crate::nft::{Expression as E, FAMILY_IPV4, Hook, Register, Transaction};
-use crate::{Driver, Error, Net, Netns, Result, netns};
+use crate::{Error, Net, Netns, Result, netns};
 
 /// Where containers ask.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -95,6 +95,7 @@ impl Inner {
     /// Gives a new netd everything that the one before had.
     pub fn tell_everything(&self) -> Result<()> {
         let _names = self.names();
+        self.tell_kept()?;
         let containers: Vec<_> = self.state().resolvers.keys().cloned().collect();
         containers.iter().map(|container| self.tell_resolver(container, true)).fold(Ok(()), Result::and)
     }
@@ -127,9 +128,10 @@ impl Inner {
             let Some(live) = state.networks.get(network).filter(|live| live.network.is_user_defined()) else { return Ok(()) };
             let entry = |endpoint: &crate::Endpoint| Entry { addresses: endpoint.addresses().collect(), names: endpoint.names.clone() };
             let mut entries: Vec<_> = state.endpoints.values().filter(|endpoint| endpoint.network == *network).map(entry).collect();
+            entries.extend(live.remote.iter().cloned());
             entries.sort_by(|one, other| one.addresses.cmp(&other.addresses));
             // The subnet of a wire has names of others.
-            let own = live.network.driver == Driver::Bridge;
+            let own = live.network.driver.has_bridge();
             let (subnet, subnet6) = (live.network.subnet.filter(|_| own), live.network.subnet6().filter(|_| own));
             ZoneFile { network: live.network.name.clone(), subnet, subnet6, entries }
         };

@@ -9,6 +9,7 @@ use types::Id;
 
 use crate::config::fnv1a;
 use crate::options::{self, option};
+use crate::overlay::Carrier;
 use crate::{Error, NetConfig, Result, Subnet, Subnet6};
 
 const NAME_LEN_MAX: usize = 200;
@@ -23,6 +24,8 @@ pub enum Driver {
     Macvlan,
     /// Interfaces on one of the host that share its hardware address.
     Ipvlan,
+    /// A bridge on each host, joined by VXLAN.
+    Overlay,
     /// The host's own namespace.
     Host,
     /// Nothing but loopback. Docker's word for it is `null`.
@@ -36,14 +39,25 @@ impl Driver {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Overlay => "overlay",
             Self::Host => "host",
             Self::None => "null",
         }
     }
 
+    /// Where its networks are known: on this host, or on all that share them.
+    pub fn scope(self) -> &'static str {
+        if self == Self::Overlay { "global" } else { "local" }
+    }
+
     /// Whether containers get interfaces on it.
     pub fn is_attachable(self) -> bool {
-        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan)
+        self.has_bridge() || matches!(self, Self::Macvlan | Self::Ipvlan)
+    }
+
+    /// Whether the host is its gateway, through a bridge: ports can be published there.
+    pub fn has_bridge(self) -> bool {
+        matches!(self, Self::Bridge | Self::Overlay)
     }
 }
 
@@ -108,6 +122,9 @@ pub struct Network {
     pub options: BTreeMap<String, String>,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
+    /// What carries an overlay network between hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<Carrier>,
 }
 
 /// The names that no network may be given.
@@ -252,6 +269,7 @@ impl NewNetwork {
             ipam_options: self.ipam_options,
             options: self.options,
             labels: self.labels,
+            carrier: None,
         }
     }
 }
@@ -395,6 +413,7 @@ impl Network {
             ipam_options: BTreeMap::new(),
             options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            carrier: None,
         }
     }
 }

@@ -9,10 +9,12 @@ use types::Id;
 use crate::bridge::{self, Bridge, Extension, Own, Wanted};
 use crate::ipam::Addresses;
 use crate::manager::Inner;
+use crate::netd::zone::Entry;
 use crate::network::{Addressing, NewNetwork};
 use crate::nft::foreign;
 use crate::nft::table::{self, BridgeRules};
 use crate::options::option;
+use crate::overlay;
 use crate::parent::{self, HostAccess};
 use crate::{Driver, Error, ForeignForward, Ipv6, Net, Network, Result, Subnet, Subnet6};
 
@@ -29,13 +31,23 @@ pub(crate) struct Live {
     pub extensions: BTreeSet<u32>,
     /// Of a macvlan network whose containers the host reaches.
     pub host_access: Option<HostAccess>,
+    /// Names of containers on other hosts, of an overlay network.
+    pub remote: Vec<Entry>,
 }
 
 impl Live {
     /// Without anything in the kernel.
     pub fn new(network: Network) -> Self {
         let (addresses, addresses6) = if network.config_only { (None, None) } else { pools(&network) };
-        Self { network: Arc::new(network), bridge: None, addresses, addresses6, extensions: BTreeSet::new(), host_access: None }
+        Self {
+            network: Arc::new(network),
+            bridge: None,
+            addresses,
+            addresses6,
+            extensions: BTreeSet::new(),
+            host_access: None,
+            remote: Vec::new(),
+        }
     }
 
     /// The addresses that it gives.
@@ -48,6 +60,7 @@ impl Live {
         let network = &*self.network;
         network.bridge.as_deref() == Some(name)
             || Extension::owns(&network.id, name)
+            || network.carrier.is_some() && overlay::ifname(&network.id) == name
             || network.option(option::PARENT) == name
             || self.host_access.is_some() && parent::host_access_name(&network.id) == name
     }
@@ -123,6 +136,7 @@ impl Net {
             let mut live = Live::new(network);
             let network = live.network.clone();
             let restored = match &network.bridge {
+                Some(_) if network.carrier.is_some() => self.inner.restore_overlay(&mut live),
                 Some(name) => {
                     let own = Own::again(name, network.addressing(), network.mtu());
                     bridge::ensure_own(&mut self.inner.route(), &self.inner.config, &own).map(|bridge| live.bridge = Some(bridge))
@@ -313,7 +327,7 @@ impl Inner {
     }
 
     /// Has the accept rules in chains of others, if we may put any there, name the bridges that there are now.
-    fn renew_accepts(&self, filter: &mut crate::netlink::Socket) -> Result<()> {
+    pub(crate) fn renew_accepts(&self, filter: &mut crate::netlink::Socket) -> Result<()> {
         if self.config.firewall.forward != ForeignForward::Insert {
             return Ok(());
         }

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    net::netd::main(std::env::args_os().skip(1))
+    net::netd::main(std::env::args_os().skip(1), |_, _| ())
 }

@@ -208,6 +208,14 @@ impl Handle {
         self.ask(&Request::Resolve { key: key.to_owned(), networks, links, servers }, sockets, "answer for names").map(drop)
     }
 
+    /// Has netd do something until told otherwise. Without a netd nothing is done.
+    pub fn keep(&self, what: &str) -> Result<()> {
+        if what.is_empty() && self.lock().socket.is_none() {
+            return Ok(());
+        }
+        self.ask(&Request::Keep { what: what.to_owned() }, &[], "keep up what outlives the engine").map(drop)
+    }
+
     /// What is held: keys and how many ports each has.
     pub fn list(&self) -> Result<BTreeMap<String, u32>> {
         let mut all = BTreeMap::new();

@@ -18,11 +18,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Does what [`crate::Net::keep`] asked for, on a thread of its own: what was asked, and whether it is still wanted.
+pub type Keep = fn(&str, &dyn Fn() -> bool);
+
 /// `cais netd --socket PATH`: listens there, holds what engines hand over, gives up its privileges, outlives the engine.
 /// It ends when told, or when it holds nothing and no engine is connected for a while. `args` are those after `netd`.
 /// A `SOCK_SEQPACKET` socket as descriptor 3 is the first engine's connection. `--protocol NUMBER` before it says another
 /// version of the protocol than this program speaks, to see how such a netd is replaced.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl Iterator<Item = OsString>, keep: Keep) -> ExitCode {
     let mut args = args.peekable();
     let mut version = Some(protocol::VERSION);
     if args.next_if(|flag| flag == "--protocol").is_some() {
@@ -35,7 +38,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(125);
         }
     };
-    match program::run(&socket, version) {
+    match program::run(&socket, version, keep) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cais netd: {}: {error}", socket.display());

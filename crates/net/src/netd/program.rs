@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
@@ -18,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
+use super::Keep;
 use super::names::Names;
 use super::protocol::{self, HeldPort, KEYS_PER_MESSAGE_MAX, PORTS_PER_MESSAGE_MAX, Received, Reply, Request};
 use super::tcp::{Flow, Progress};
@@ -47,11 +50,11 @@ const PROCESS_NAME: &CStr = c"cais-netd";
 const NOBODY: u32 = 65534;
 
 /// Serves engines at the path, as a netd of that version of the protocol, until there is nothing to do.
-pub fn run(path: &Path, version: u32) -> io::Result<()> {
+pub fn run(path: &Path, version: u32, keep: Keep) -> io::Result<()> {
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(PROCESS_NAME);
     raise_descriptor_limit();
-    let mut program = Program::new(rustix::process::geteuid(), version)?;
+    let mut program = Program::new(rustix::process::geteuid(), version, keep)?;
     program.adopt_first_engine()?;
     let listener = listen(path)?;
     give_up_privileges()?;
@@ -139,10 +142,19 @@ struct Program {
     version: u32,
     /// Since when a successor holds the ports.
     retired_since: Option<Instant>,
+    keep: Keep,
+    kept: Kept,
+}
+
+/// What is being kept, and whether it is still wanted.
+#[derive(Debug, Default)]
+struct Kept {
+    what: String,
+    wanted: Arc<AtomicBool>,
 }
 
 impl Program {
-    fn new(owner: Uid, version: u32) -> io::Result<Self> {
+    fn new(owner: Uid, version: u32, keep: Keep) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             owner,
@@ -159,6 +171,8 @@ impl Program {
             quit: false,
             version,
             retired_since: None,
+            keep,
+            kept: Kept::default(),
         })
     }
 
@@ -311,10 +325,28 @@ impl Program {
                 self.retire();
                 Reply::Done
             }
+            Request::Keep { what } => self.keep(what),
             Request::Quit => {
                 self.quit = true;
                 Reply::Done
             }
+        }
+    }
+
+    fn keep(&mut self, what: String) -> Reply {
+        if what == self.kept.what {
+            return Reply::Done;
+        }
+        self.kept.wanted.store(false, Ordering::Relaxed);
+        self.kept = Kept { what: what.clone(), wanted: Arc::new(AtomicBool::new(true)) };
+        if what.is_empty() {
+            return Reply::Done;
+        }
+        let (keep, wanted) = (self.keep, self.kept.wanted.clone());
+        let thread = std::thread::Builder::new().name("keep".to_owned());
+        match thread.spawn(move || keep(&what, &|| wanted.load(Ordering::Relaxed))) {
+            Ok(_) => Reply::Done,
+            Err(error) => Reply::Refused { reason: format!("start a thread: {error}") },
         }
     }
 
@@ -366,6 +398,7 @@ impl Program {
             let _ = epoll::delete(&self.epoll, socket);
             self.sessions.forget_port(token);
         }
+        self.kept.wanted.store(false, Ordering::Relaxed);
         self.retired_since = Some(Instant::now());
     }
 

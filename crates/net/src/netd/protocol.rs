@@ -84,6 +84,11 @@ pub enum Request {
     },
     /// A successor holds the ports now: let go of them, and end when the connections that are under way have.
     Retire,
+    /// Do this until something else is to be kept, in place of what was: what, only whoever started netd knows. Empty: nothing.
+    Keep {
+        /// What is kept.
+        what: String,
+    },
     /// End at once.
     Quit,
 }
