@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const JSON: &str = "application/json";
 
 /// An answer, read until the other side closed.
 #[derive(Clone, Debug)]
@@ -24,14 +25,21 @@ pub struct Answer {
 pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    exchange(stream, "GET", path, "")
+    exchange(stream, "GET", path, "", b"")
 }
 
 /// A request over a unix socket, with a JSON body if it is not empty.
 pub fn unix(socket: &Path, method: &str, path: &str, body: &str) -> Result<Answer> {
     let stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    exchange(stream, method, path, body)
+    exchange(stream, method, path, JSON, body.as_bytes())
+}
+
+/// A request over a unix socket with a body of any type, and so long for the answer.
+pub fn unix_with(socket: &Path, method: &str, path: &str, content_type: &str, body: &[u8], timeout: Duration) -> Result<Answer> {
+    let stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.set_read_timeout(Some(timeout))?;
+    exchange(stream, method, path, content_type, body)
 }
 
 /// A port of loopback that was free a moment ago.
@@ -39,13 +47,14 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Result<Answer> {
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<Answer> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
     if !body.is_empty() {
-        request += "Content-Type: application/json\r\n";
+        request += &format!("Content-Type: {content_type}\r\n");
     }
-    request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(request.as_bytes()).with_context(|| format!("ask {method} {path}"))?;
+    request += &format!("Content-Length: {}\r\n\r\n", body.len());
+    let sent = stream.write_all(request.as_bytes()).and_then(|()| stream.write_all(body));
+    sent.with_context(|| format!("ask {method} {path}"))?;
     let mut bytes = Vec::new();
     // A reset after the answer does not take the answer away.
     if let Err(error) = stream.read_to_end(&mut bytes)

@@ -5,6 +5,7 @@
 //! * `route` finds the handler; then there is one file per resource.
 #![forbid(unsafe_code)]
 
+mod build;
 mod container_json;
 mod containers;
 mod error;

@@ -1,5 +1,7 @@
 //! Credentials for registries, as clients give them with each request.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -10,6 +12,7 @@ use serde::Deserialize;
 use crate::error::Failure;
 
 const HEADER: &str = "x-registry-auth";
+const ALL_HEADER: &str = "x-registry-config";
 /// Clients differ in whether they pad.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&URL_SAFE, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
@@ -57,6 +60,23 @@ pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Failure> 
     let text = BASE64.decode(value.as_bytes()).map_err(|_| bad())?;
     let config: Option<AuthConfig> = serde_json::from_slice(&text).map_err(|_| bad())?;
     Ok(config.unwrap_or_default().credentials())
+}
+
+/// The credentials of several registries, by domain, as builds are given them.
+pub fn all_credentials(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>, Failure> {
+    let Some(value) = headers.get(ALL_HEADER).filter(|value| !value.is_empty()) else { return Ok(BTreeMap::new()) };
+    let bad = || Failure::bad("invalid X-Registry-Config header: base64url-encoded JSON is expected");
+    let text = BASE64.decode(value.as_bytes()).map_err(|_| bad())?;
+    let configs: Option<BTreeMap<String, AuthConfig>> = serde_json::from_slice(&text).map_err(|_| bad())?;
+    let mut all = BTreeMap::new();
+    for (address, mut config) in configs.unwrap_or_default() {
+        if config.serveraddress.is_empty() {
+            config.serveraddress = address;
+        }
+        let domain = config.domain();
+        all.extend(config.credentials().map(|credentials| (domain, credentials)));
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::http::{self, Inflow, Outcome, Reply, Request};
 use crate::query::{Query, segments};
 use crate::version::{self, Unserved};
 use crate::wire::Connection;
-use crate::{containers, events, exec, files, images, networks, push, system, volumes};
+use crate::{build, containers, events, exec, files, images, networks, push, system, volumes};
 
 /// What Docker says of everything about swarms on a machine that is in none.
 const NO_SWARM: &str =
@@ -152,8 +152,9 @@ async fn other(engine: Arc<Engine>, path: &[&str], request: Request) -> Outcome 
         ("GET", ["system", "df"]) => system::disk_usage(engine, request).await,
         ("POST", ["system", "fsck"]) => crate::fsck::fsck(engine, request).await,
         ("GET", ["plugins"]) => http::ok(&[(); 0]),
-        ("POST", ["build", "prune"]) => http::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
-        ("POST", ["build", ..]) => Err(Failure::not_served("building an image")),
+        ("POST", ["build"]) => build::build(engine, request).await,
+        ("POST", ["build", "prune"]) => build::prune(engine, request).await,
+        ("POST", ["build", "cancel"]) => build::cancel(engine, request).await,
         ("POST", ["commit"]) => files::commit(engine, request).await,
         ("POST", ["auth"]) => push::login(engine, request).await,
         ("POST", ["session" | "grpc"]) => Err(Failure::not_served("BuildKit's protocol")),

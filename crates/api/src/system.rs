@@ -254,7 +254,8 @@ pub async fn disk_usage(engine: Arc<Engine>, request: Request) -> Outcome {
         shown["LogsAndDatabaseSize"] = json!(disk.total.saturating_sub(disk.images + disk.containers + disk.volumes));
     }
     if wanted("build-cache") {
-        shown["BuildCache"] = json!([]);
+        let entries = engine.build_cache_usage().await.map_err(|error| Failure::of(&error))?;
+        shown["BuildCache"] = entries.iter().map(crate::build::cache_entry).collect();
     }
     ok(&shown)
 }

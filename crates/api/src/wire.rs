@@ -141,6 +141,12 @@ impl Connection {
         matches!(self.socket, Socket::Tcp(_))
     }
 
+    /// Whether the client sits on the same machine and is root or whom the engine runs as: it may name files of the machine.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let Socket::Unix(stream) = &self.socket else { return false };
+        stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw())
+    }
+
     /// Whether the connection must end after this response, because the message's end is not known here.
     pub(crate) fn is_last(&self) -> bool {
         self.inbound().place == Place::Open

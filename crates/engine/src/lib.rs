@@ -4,6 +4,7 @@
 //! the other; lists and inspections read snapshots and wait for nothing.
 #![forbid(unsafe_code)]
 
+pub mod build;
 mod cdi;
 mod cgroup_parent;
 mod connect;
@@ -123,6 +124,7 @@ pub struct Engine {
     stats: stats::Sampler,
     seccomp: spec::SeccompCache,
     settings: RwLock<Settings>,
+    builder: build::Builder,
     /// Held while networks are made, removed and written down.
     network_lock: tokio::sync::Mutex<()>,
     /// Held from the look at a volume's users to its removal, and while a container takes volumes into use.
@@ -193,6 +195,11 @@ impl Layout {
 
     pub(crate) fn exit_record(&self, id: &Id) -> PathBuf {
         self.run(id).join("exit")
+    }
+
+    /// Where the control group of a build's step is: an engine that is killed meanwhile leaves no other trace of it.
+    pub(crate) fn cgroup_note(&self, id: &Id) -> PathBuf {
+        self.run(id).join("cgroup")
     }
 
     /// What the start of a running container took of the network.

@@ -1,7 +1,7 @@
 //! Opening the engine: what the records say is brought together with what the kernel has. Only what carries this engine's mark is touched.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -18,6 +18,8 @@ use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, overla
 
 /// The exit code of a container that nobody saw ending: the machine was switched off, say.
 const EXIT_CODE_UNKNOWN: i32 = 255;
+/// How long the monitor of a container that nobody knows may take to go.
+const STRAY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// The leaf for the engine, its monitors and netd: outside of every container's limits and freezer.
 pub(crate) const HOST_LEAF: &str = "host";
 /// Between two attempts to reach a monitor that takes no connection at the moment.
@@ -101,6 +103,7 @@ impl Engine {
                 stats: stats::Sampler::default(),
                 seccomp: spec::SeccompCache::default(),
                 settings: std::sync::RwLock::new(settings),
+                builder: crate::build::Builder::default(),
                 network_lock: tokio::sync::Mutex::new(()),
                 volume_lock: tokio::sync::Mutex::new(()),
             }
@@ -332,10 +335,13 @@ impl Engine {
             if known.contains(&name) {
                 continue;
             }
-            let group = cgroup::Group::open(&self.cgroups, &Path::new(&self.layout.cgroup_root).join(id.as_str()));
+            let noted = std::fs::read_to_string(self.layout.cgroup_note(&id)).ok().filter(|path| path.ends_with(id.as_str()));
+            let path = noted.map_or_else(|| Path::new(&self.layout.cgroup_root).join(id.as_str()), PathBuf::from);
+            let group = cgroup::Group::open(&self.cgroups, &path);
             if let Err(error) = group.kill_all().and_then(|()| group.remove()) {
                 tracing::warn!(container = name, error = types::error::chain(&error), "a stray control group could not be removed");
             }
+            end_monitor(&self.layout.monitor_socket(&id));
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -360,6 +366,31 @@ impl Engine {
             .filter(uses)
             .map(|record| store::ImageUser { container: record.id.to_string(), name: record.name.clone(), running: record.is_alive() })
             .collect()
+    }
+}
+
+/// Lets a monitor go that nobody knows, once its container has ended. Blocks.
+fn end_monitor(socket: &Path) {
+    let Ok(handle) = Handle::connect(socket) else { return };
+    let kill = monitor::Request::Signal { signal: rustix::process::Signal::KILL.as_raw(), exec: None };
+    let mut sent = handle.send(monitor::LAUNCH_ID + 1, kill, &[]);
+    let deadline = std::time::Instant::now() + STRAY_TIMEOUT;
+    while sent.is_ok() && std::time::Instant::now() < deadline {
+        match handle.try_recv() {
+            Ok(monitor::Arrival::Closed) | Err(_) => return,
+            Ok(monitor::Arrival::Event(monitor::Event::Exited(_))) => {
+                sent = handle.send(monitor::LAUNCH_ID + 2, monitor::Request::Ack, &[]);
+            }
+            Ok(monitor::Arrival::Reply(0, Reply::State(state))) if state.exit.is_some() => {
+                sent = handle.send(monitor::LAUNCH_ID + 2, monitor::Request::Ack, &[]);
+            }
+            Ok(monitor::Arrival::Empty) => {
+                let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+                // A wait that is cut short only looks again.
+                let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)], Some(&wait));
+            }
+            Ok(_) => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The build cache: which step, of which inputs, made which layer. Kept in memory, and written down with the layers that it names.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durable::{fail_point, sync_filesystem};
@@ -11,7 +12,14 @@ use crate::catalog::{Catalog, kind};
 use crate::image::now;
 use crate::layer::LayerHold;
 use crate::records::{Records, Transaction, decode};
-use crate::{Database, Result, Store};
+use crate::snapshot::tree_size;
+use crate::{Database, Error, Result, Store};
+
+/// Below the data root.
+const CACHE_MOUNTS: &str = "build/cache";
+
+/// The [`CacheRecord::kind`] of a folder that is kept between builds.
+pub const CACHE_MOUNT: &str = "exec.cachemount";
 
 /// What a step of a build came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,8 +147,13 @@ impl Store {
         Ok(())
     }
 
-    /// Removes records, and the layers that nothing else needs. Answers the bytes of the layers that went.
+    /// Removes records with their cache mounts, and the layers that nothing else needs. Answers the bytes that went.
     pub fn forget_steps(&self, keys: &[String]) -> Result<u64> {
+        let mut freed = 0;
+        for record in self.cache_records().iter().filter(|record| record.kind == CACHE_MOUNT && keys.contains(&record.key)) {
+            freed += self.cache_size(record)?;
+            self.reaper.bury(&self.cache_mount(&record.key)?)?;
+        }
         let right = self.write();
         let mut transaction = Transaction::new();
         {
@@ -153,7 +166,25 @@ impl Store {
             }
         }
         self.db().apply(transaction)?;
-        Ok(self.drop_unused_layers(&right)?.iter().map(|layer| layer.size).sum())
+        Ok(freed + self.drop_unused_layers(&right)?.iter().map(|layer| layer.size).sum::<u64>())
+    }
+
+    /// Where the folder of a cache mount is, or is to be made. Keys are hexadecimal digits.
+    pub fn cache_mount(&self, key: &str) -> Result<PathBuf> {
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Error::Key { key: key.to_owned() });
+        }
+        let above = self.root().join(CACHE_MOUNTS);
+        durable::create_dir_all(&above, 0o711)?;
+        Ok(above.join(key))
+    }
+
+    /// The bytes that a record stands for now; a cache mount is walked.
+    pub fn cache_size(&self, record: &CacheRecord) -> Result<u64> {
+        match record.kind == CACHE_MOUNT {
+            true => tree_size(&self.cache_mount(&record.key)?),
+            false => Ok(record.size),
+        }
     }
 
     /// Whether a layer is also an image's or somebody's at work.

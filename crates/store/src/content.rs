@@ -99,7 +99,7 @@ impl Content {
 }
 
 /// The SHA-256 of bytes.
-pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
+pub fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 

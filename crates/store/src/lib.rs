@@ -44,11 +44,11 @@ mod usage;
 mod volume;
 
 pub use archive::limits::Limits;
-pub use cache::CacheRecord;
+pub use cache::{CACHE_MOUNT, CacheRecord};
 pub use catalog::{Catalog, Image, ImageLayer, Layer, Name, Origin, RootAttributes};
 pub use changes::apply as apply_changes;
 pub use commit::CommitOptions;
-pub use content::Content;
+pub use content::{Content, digest_of as digest_bytes};
 pub use db::Database;
 pub use ephemeral::Ephemeral;
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@ use crate::{Error, Result, Store};
 /// The disk space of images, layers and volumes (`system df`).
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
-    /// The bytes of the files in all layers, each layer once.
+    /// The bytes of the files in all layers of images, each layer once.
     pub layers: u64,
     /// Each image.
     pub images: Vec<ImageUsage>,
@@ -76,7 +76,13 @@ impl Catalog {
             .collect()
     }
 
-    /// The bytes of the files in all layers, each layer once.
+    /// The bytes of the files in the layers of images, each layer once.
+    pub fn image_layers_size(&self) -> u64 {
+        let keys: std::collections::HashSet<&str> = self.images().flat_map(|image| &image.layers).map(|layer| layer.key.as_str()).collect();
+        keys.iter().filter_map(|key| self.layers.get(*key)).map(|layer| layer.size).sum()
+    }
+
+    /// The bytes of the files in all layers, each layer once, those that only the build cache needs included.
     pub fn layers_size(&self) -> u64 {
         self.layers.values().map(|layer| layer.size).sum()
     }
@@ -124,6 +130,6 @@ impl Store {
         for volume in self.volumes() {
             volumes.push(VolumeUsage { name: volume.name.clone(), size: self.volume_size(&volume.name)? });
         }
-        Ok(Usage { layers: catalog.layers_size(), images: catalog.image_usage(), volumes, disk: self.disk_use()? })
+        Ok(Usage { layers: catalog.image_layers_size(), images: catalog.image_usage(), volumes, disk: self.disk_use()? })
     }
 }

@@ -10,6 +10,12 @@ pub(crate) struct Header<'a>(pub &'a [u8; BLOCK]);
 
 type Parsed<T> = Result<T, String>;
 
+/// Whether a block can be the first one of an archive.
+pub fn is_header(block: &[u8; BLOCK]) -> bool {
+    let header = Header(block);
+    !header.is_zero() && header.checksum_fits()
+}
+
 impl<'a> Header<'a> {
     /// Whether the block is all zeros, as the end of an archive is marked.
     pub fn is_zero(&self) -> bool {

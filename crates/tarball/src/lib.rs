@@ -17,6 +17,7 @@ mod write;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub use header::is_header;
 pub use pack::{Directory, Node, Packer, Plain, Tree, names};
 pub use parser::{Entry, Kind, ParseError, Parser, Xattrs};
 pub use sparse::{Part, Sparse};

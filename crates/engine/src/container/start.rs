@@ -284,7 +284,7 @@ impl Engine {
 }
 
 impl Security {
-    fn filter(&self, cache: &SeccompCache) -> Result<Option<spec::Filter>, Error> {
+    pub(crate) fn filter(&self, cache: &SeccompCache) -> Result<Option<spec::Filter>, Error> {
         match &self.seccomp {
             spec::Seccomp::Unconfined => Ok(None),
             spec::Seccomp::Default => cache.get(None, &self.capabilities).map(Some),

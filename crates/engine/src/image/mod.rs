@@ -121,6 +121,11 @@ impl Images {
         self.events.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
     }
 
+    /// Tells that an image that was just made has a name.
+    pub(crate) fn announce_tag(&self, image: &Image, name: &ImageRef) {
+        self.announce("tag", image.id.to_string(), &name.familiar());
+    }
+
     /// Fetches an image for a platform, this machine's if absent; without tag and digest all tags of the repository. Layers that the store has are not fetched again; two pulls of the same layer share one download.
     /// Progress is sent as Docker words it; a receiver that is gone or full loses lines, which does not hold up the pull.
     pub async fn pull(
