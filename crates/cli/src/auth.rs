@@ -70,6 +70,19 @@ pub fn header(context: &Context, image: &ImageRef) -> Result<Option<String>> {
     }))
 }
 
+/// The header by which the engine gets the users for several registries; nothing where none is kept.
+pub fn registries(context: &Context, domains: &[String]) -> Result<Option<String>> {
+    let config = Config::load(context)?;
+    let mut found = Map::new();
+    for domain in domains {
+        let server = server_key(domain);
+        if let Some(login) = config.login(&server).with_context(|| format!("find the user for {domain}"))? {
+            found.insert(server, json!({ "username": login.username, "password": login.password }));
+        }
+    }
+    Ok((!found.is_empty()).then(|| BASE64_URL_SAFE.encode(Value::Object(found).to_string())))
+}
+
 impl Config {
     /// Reads the file in the folder of `--config`, `$DOCKER_CONFIG` or `~/.docker`. One that is not there is empty.
     pub fn load(context: &Context) -> Result<Self> {

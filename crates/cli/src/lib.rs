@@ -6,6 +6,7 @@
 
 mod attach;
 mod auth;
+mod build;
 mod command;
 mod commands;
 mod context;

@@ -1,6 +1,7 @@
 //! The commands, one file each, and how a command line finds its own.
 
 mod attach;
+mod builder_prune;
 mod commit;
 mod container_prune;
 mod cp;
@@ -67,6 +68,8 @@ pub const ALL: &[&Command] = &[
     &run::COMMAND,
     &exec::COMMAND,
     &ps::COMMAND,
+    &crate::build::COMMAND,
+    &builder_prune::COMMAND,
     &pull::COMMAND,
     &push::COMMAND,
     &images::COMMAND,
@@ -132,6 +135,8 @@ pub const ALL: &[&Command] = &[
 
 /// Words before other words, with one line about each.
 pub const GROUPS: &[(&str, &str)] = &[
+    ("builder", "Manage builds and what is kept of them"),
+    ("buildx", "The same under the name of Docker's plugin"),
     ("container", "Manage containers"),
     ("image", "Manage images"),
     ("manifest", "Manage lists of images for several platforms"),
@@ -200,7 +205,9 @@ mod tests {
         assert_eq!(found("image rm x y"), Some(("image rm", 2)));
         assert_eq!(found("rmi x"), Some(("image rm", 1)));
         assert_eq!(found("container"), None);
-        assert_eq!(found("build ."), None);
+        assert_eq!(found("build ."), Some(("image build", 1)));
+        assert_eq!(found("buildx build -t x ."), Some(("image build", 3)));
+        assert_eq!(found("nonsense ."), None);
     }
 
     #[test]
