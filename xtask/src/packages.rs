@@ -25,6 +25,7 @@ pub const FOR_TESTS: &[Need] = &[
     ("git", "git"),
     ("ip", "iproute2"),
     ("ctr", "containerd"),
+    ("mmdebstrap", "mmdebstrap"),
     ("nft", "nftables"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
