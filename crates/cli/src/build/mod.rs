@@ -3,14 +3,14 @@
 mod context;
 mod display;
 mod options;
+mod output;
 
 use std::fs;
 use std::io::{self, Cursor, Read, Write};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use client::Request;
-use types::build::{BuildRequest, BuildResult, BuildWarning, Output, REQUEST_TYPE};
+use types::build::{BuildRequest, BuildResult, BuildWarning, REQUEST_TYPE};
 
 use crate::auth;
 use crate::command::Command;
@@ -18,6 +18,7 @@ use crate::context::{Context, Exit, print};
 use crate::flags::{Arity, Matches};
 use context::{Known, Payload};
 use display::Mode;
+use output::Outputs;
 
 pub const COMMAND: Command = Command {
     paths: &["image build", "build", "builder build", "buildx build", "buildx b"],
@@ -34,6 +35,8 @@ const ARCHIVE_BUFFER_BYTES: usize = 256 << 10;
 
 fn run(context: &Context, m: &Matches) -> Result<i32> {
     let mut request = options::request(m)?;
+    let outputs = Outputs::parse(m, std::mem::take(&mut request.tags))?;
+    request.tags.clone_from(&outputs.tags);
     let mode = Mode::parse(m.text("progress"), m.on("quiet"))?;
     let client = context.client()?;
     let (payload, known) = context::fill(&mut request, m, client.endpoint())?;
@@ -46,13 +49,14 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
     if let Some(path) = m.text("iidfile") {
         remove(path)?;
     }
-    let stdout = redirect(&mut request)?;
-    let outcome = send(context, &request, payload, known.as_ref(), mode, m.on("explain"));
-    let finished = outcome.and_then(|outcome| finish(m, &request, mode, known.as_ref(), outcome));
-    match stdout {
-        Some(staged) => staged.deliver(finished),
-        None => finished,
+    let outcome = send(context, &request, payload, known.as_ref(), mode, m.on("explain"))?;
+    let Some(result) = end(&request, mode, known.as_ref(), outcome)? else { return Ok(0) };
+    if let Some(image) = &result.image {
+        outputs.deliver(context, &image.to_string(), mode == Mode::Quiet)?;
     }
+    write(m, &result)?;
+    report(mode, &result)?;
+    Ok(0)
 }
 
 /// Refuses a Dockerfile that can't be read before anything is sent, with all that there is to say about it.
@@ -116,7 +120,6 @@ fn send(
 fn registries(request: &BuildRequest, known: Option<&Known>) -> Vec<String> {
     let mut names: Vec<String> = request.tags.clone();
     names.extend(request.cache_from.iter().chain(&request.cache_to).filter_map(|cache| cache.get("ref").cloned()));
-    names.extend(request.outputs.iter().filter_map(|output| output.options.get("name").cloned()));
     names.extend(request.contexts.values().filter_map(|source| match source {
         types::build::ContextSource::Image { reference } => Some(reference.clone()),
         _ => None,
@@ -131,7 +134,8 @@ fn registries(request: &BuildRequest, known: Option<&Known>) -> Vec<String> {
     domains
 }
 
-fn finish(m: &Matches, request: &BuildRequest, mode: Mode, known: Option<&Known>, outcome: display::Outcome) -> Result<i32> {
+/// What was made; nothing if only the lint was asked for.
+fn end(request: &BuildRequest, mode: Mode, known: Option<&Known>, outcome: display::Outcome) -> Result<Option<BuildResult>> {
     if mode != Mode::Quiet || request.check {
         warn(&outcome.warnings, known, request.check);
     }
@@ -143,8 +147,14 @@ fn finish(m: &Matches, request: &BuildRequest, mode: Mode, known: Option<&Known>
         }
     };
     if request.check {
-        return checked(&outcome.warnings);
+        checked(&outcome.warnings)?;
+        return Ok(None);
     }
+    Ok(Some(result))
+}
+
+/// Writes the files that are asked for.
+fn write(m: &Matches, result: &BuildResult) -> Result<()> {
     if let (Some(path), Some(image)) = (m.text("iidfile"), &result.image) {
         fs::write(path, image.to_string()).with_context(|| format!("write {path}"))?;
     }
@@ -152,8 +162,7 @@ fn finish(m: &Matches, request: &BuildRequest, mode: Mode, known: Option<&Known>
         let document = format!("{}\n", serde_json::to_string_pretty(&result.metadata)?);
         fs::write(path, document).with_context(|| format!("write {path}"))?;
     }
-    report(mode, &result)?;
-    Ok(0)
+    Ok(())
 }
 
 fn report(mode: Mode, result: &BuildResult) -> Result<()> {
@@ -192,67 +201,12 @@ fn warn(warnings: &[BuildWarning], known: Option<&Known>, full: bool) {
     }
 }
 
-fn checked(warnings: &[BuildWarning]) -> Result<i32> {
+fn checked(warnings: &[BuildWarning]) -> Result<()> {
     match warnings.len() {
-        0 => print("Check complete, no warnings found.\n")?,
-        1 => return Err(Exit::with(1, "check complete, 1 warning has been found")),
-        count => return Err(Exit::with(1, format!("check complete, {count} warnings have been found"))),
+        0 => print("Check complete, no warnings found.\n"),
+        1 => Err(Exit::with(1, "check complete, 1 warning has been found")),
+        count => Err(Exit::with(1, format!("check complete, {count} warnings have been found"))),
     }
-    Ok(0)
-}
-
-/// An archive that goes to standard output: the engine writes it to a file of ours first, so that half of one is never seen.
-struct Staged {
-    folder: PathBuf,
-    file: PathBuf,
-}
-
-/// Makes the destinations of outputs absolute, as the engine works elsewhere.
-fn redirect(request: &mut BuildRequest) -> Result<Option<Staged>> {
-    let mut staged = None;
-    for Output { kind, options } in &mut request.outputs {
-        let archive = matches!(kind.as_str(), "tar" | "oci" | "docker");
-        let dest = options.get("dest").cloned().or_else(|| (kind == "tar" || kind == "oci").then(|| "-".to_owned()));
-        let Some(dest) = dest else { continue };
-        if dest != "-" {
-            let path = std::path::absolute(&dest).with_context(|| format!("find {dest}"))?;
-            options.insert("dest".to_owned(), path.to_string_lossy().into_owned());
-            continue;
-        }
-        if !archive {
-            bail!("--output type={kind} can't go to standard output: give dest=FOLDER");
-        }
-        if crate::terminal::stdout_is_terminal() {
-            bail!("--output type={kind}: an archive does not belong on a terminal: give dest=FILE, or redirect the output");
-        }
-        if staged.is_some() {
-            bail!("only one output can go to standard output");
-        }
-        let folder = std::env::temp_dir().join(format!("cais-output-{}", std::process::id()));
-        fs::DirBuilder::new().create(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let file = folder.join("archive");
-        options.insert("dest".to_owned(), file.to_string_lossy().into_owned());
-        staged = Some(Staged { folder, file });
-    }
-    Ok(staged)
-}
-
-impl Staged {
-    /// Copies the archive to standard output if all went well, and removes it.
-    fn deliver(self, finished: Result<i32>) -> Result<i32> {
-        let delivered = finished.and_then(|code| {
-            let mut file = fs::File::open(&self.file).with_context(|| format!("open {}", self.file.display()))?;
-            io::copy(&mut file, &mut io::stdout().lock())?;
-            Ok(code)
-        });
-        remove_folder(&self.folder);
-        delivered
-    }
-}
-
-fn remove_folder(folder: &Path) {
-    // What is left of it in the folder for temporary files is found by whoever cleans that up.
-    let _ = fs::remove_dir_all(folder);
 }
 
 fn remove(path: &str) -> Result<()> {

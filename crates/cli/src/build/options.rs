@@ -7,7 +7,7 @@ use std::io::Read;
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use types::build::{BuildRequest, Output};
+use types::build::BuildRequest;
 use types::{ImageRef, Platform};
 
 use crate::flags::{Flag, Kind, Matches, list, parse_bool, switch, text, value};
@@ -74,7 +74,6 @@ pub fn request(m: &Matches) -> Result<BuildRequest> {
         cgroup_parent: m.text("cgroup-parent").unwrap_or_default().to_owned(),
         secrets: secrets(m)?,
         ssh: agents(m)?,
-        outputs: outputs(m)?,
         cache_from: caches(&m.list("cache-from"))?,
         cache_to: caches(&m.list("cache-to"))?,
         allow: split(&m.list("allow")),
@@ -228,37 +227,6 @@ fn agents(m: &Matches) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-fn outputs(m: &Matches) -> Result<Vec<Output>> {
-    let mut found: Vec<Output> = m.list("output").into_iter().map(output).collect::<Result<_>>()?;
-    if m.on("push") {
-        let image = found.iter_mut().find(|output| output.kind == "image");
-        let push = || ("push".to_owned(), "true".to_owned());
-        match image {
-            Some(image) => image.options.extend([push()]),
-            None if m.list("output").is_empty() => found.push(Output { kind: "image".to_owned(), options: BTreeMap::from([push()]) }),
-            None => bail!("--push and --output {} exclude each other", m.list("output").join(" ")),
-        }
-    }
-    Ok(found)
-}
-
-fn output(entry: &str) -> Result<Output> {
-    let first = entry.split(',').next().unwrap_or_default();
-    if !first.contains('=') {
-        let (kind, dest) = if entry == "-" { ("tar", "-") } else { ("local", entry) };
-        return Ok(Output { kind: kind.to_owned(), options: BTreeMap::from([("dest".to_owned(), dest.to_owned())]) });
-    }
-    let mut options = fields(entry)?;
-    let kind = options.remove("type").ok_or_else(|| anyhow!("--output {entry} has no type"))?;
-    if !["local", "tar", "oci", "docker", "image", "registry", "cacheonly"].contains(&kind.as_str()) {
-        bail!("--output {entry}: unknown type {kind:?}: expected local, tar, oci, docker, image, registry or cacheonly");
-    }
-    if matches!(kind.as_str(), "local") && !options.contains_key("dest") {
-        bail!("--output {entry} has no dest");
-    }
-    Ok(Output { kind, options })
-}
-
 fn caches(given: &[&str]) -> Result<Vec<BTreeMap<String, String>>> {
     let read = |entry: &&str| {
         if !entry.contains('=') {
@@ -334,7 +302,7 @@ mod tests {
     fn flags_become_a_request() {
         let request = read(
             "-t a/b --build-arg X=1 --build-arg CAIS_NOT_SET_ANYWHERE --platform linux/arm64,amd64 --platform x86_64 --label l=m --no-cache-filter a,b \
-             --ulimit nofile=10:20 --add-host h=::1 -o out --cache-from me/cache --provenance=max --secret id=p,src=/dev/null --rm --force-rm .",
+             --ulimit nofile=10:20 --add-host h=::1 --cache-from me/cache --provenance=max --secret id=p,src=/dev/null --rm --force-rm .",
         )
         .expect("reads");
         assert_eq!(request.tags, ["docker.io/a/b:latest"]);
@@ -342,11 +310,9 @@ mod tests {
         assert_eq!(request.platforms, ["linux/arm64", "linux/amd64"]);
         assert_eq!(request.no_cache_filter, ["a", "b"]);
         assert_eq!((request.ulimits, request.extra_hosts), (vec!["nofile=10:20".to_owned()], vec!["h:::1".to_owned()]));
-        assert_eq!((request.outputs[0].kind.as_str(), request.outputs[0].options["dest"].as_str()), ("local", "out"));
         assert_eq!(request.cache_from[0]["ref"], "docker.io/me/cache:latest");
         assert_eq!((request.provenance.as_str(), request.secrets["p"].as_str()), ("max", ""));
         assert!(!request.check && read("--call=check .").expect("reads").check);
-        assert_eq!(read("--push -t x .").expect("reads").outputs[0].options["push"], "true");
         assert_eq!(read("--attest type=provenance,mode=max .").expect("reads").provenance, "max");
     }
 
@@ -359,7 +325,6 @@ mod tests {
             ("--secret src=/dev/null .", "no id"),
             ("--secret id=x,src=/no/such/file .", "no/such/file"),
             ("-t A .", "lowercase"),
-            ("-o type=foo .", "unknown type"),
             ("--ulimit nofile=20:10 .", "invalid ulimit"),
             ("--add-host h:x .", "invalid IP"),
             ("--platform a/b/c/d .", "invalid component"),

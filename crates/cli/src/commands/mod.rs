@@ -34,13 +34,13 @@ mod pause;
 mod port;
 mod ps;
 mod pull;
-mod push;
+pub(crate) mod push;
 mod rename;
 mod restart;
 mod rm;
 mod rmi;
 mod run;
-mod save;
+pub(crate) mod save;
 mod search;
 mod session;
 mod start;
@@ -165,12 +165,12 @@ fn path(kind: &str, name: &str, suffix: &str) -> Result<String> {
 }
 
 /// `/containers/NAME SUFFIX`.
-fn container_path(name: &str, suffix: &str) -> Result<String> {
+pub(crate) fn container_path(name: &str, suffix: &str) -> Result<String> {
     path("containers", name.strip_prefix('/').unwrap_or(name), suffix)
 }
 
 /// `/images/NAME SUFFIX`; names of images keep their slashes.
-fn image_path(name: &str, suffix: &str) -> Result<String> {
+pub(crate) fn image_path(name: &str, suffix: &str) -> Result<String> {
     if name.is_empty() || name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         bail!("invalid reference format: {name:?}");
     }
@@ -184,7 +184,7 @@ fn platform_query(text: Option<&str>) -> Result<Option<String>> {
 }
 
 /// Sends a request whose answer does not matter once it is a success.
-fn act(client: &Client, request: Request<'_>) -> Result<()> {
+pub(crate) fn act(client: &Client, request: Request<'_>) -> Result<()> {
     client.send(request)?.finish()?;
     Ok(())
 }

@@ -40,15 +40,25 @@ fn run(context: &Context, m: &Matches) -> Result<i32> {
         print("Using default tag: latest\n")?;
     }
     let image = if all { image } else { image.with_default_tag() };
-    let request = Request::post(image_path(&image.familiar_name(), "/push")?).query_opt("tag", image.tag());
-    // The engine expects the header, even if it says nothing.
-    let request = request.header("X-Registry-Auth", auth::header(context, &image)?.unwrap_or_else(|| "e30=".to_owned()));
-    let failed = || format!("cannot push {}", image.familiar());
-    let response = context.client()?.send(request).with_context(failed)?;
-    let mut target = Target { out: &mut io::stdout(), terminal: terminal::stdout_is_terminal(), quiet };
-    progress::show(response, &mut target, &mut |_| {}).with_context(failed)?;
+    one(context, &image, &mut Target { out: &mut io::stdout(), terminal: terminal::stdout_is_terminal(), quiet })?;
     if quiet {
         print(&format!("{image}\n"))?;
     }
     Ok(0)
+}
+
+/// Pushes an image that a build made; progress goes to standard error.
+pub fn image(context: &Context, image: &ImageRef, quiet: bool) -> Result<()> {
+    let mut err = io::stderr();
+    let terminal = io::IsTerminal::is_terminal(&err);
+    one(context, image, &mut Target { out: &mut err, terminal, quiet })
+}
+
+fn one(context: &Context, image: &ImageRef, target: &mut Target<'_>) -> Result<()> {
+    let request = Request::post(image_path(&image.familiar_name(), "/push")?).query_opt("tag", image.tag());
+    // The engine expects the header, even if it says nothing.
+    let request = request.header("X-Registry-Auth", auth::header(context, image)?.unwrap_or_else(|| "e30=".to_owned()));
+    let failed = || format!("cannot push {}", image.familiar());
+    let response = context.client()?.send(request).with_context(failed)?;
+    progress::show(response, target, &mut |_| {}).with_context(failed)
 }
