@@ -247,3 +247,30 @@ fn the_lint_says_what_is_likely_wrong() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn results_go_where_they_are_asked_for() -> Result<()> {
+    checked("outputs", |bench| {
+        let folder = bench.folder(&[("Dockerfile", "FROM scratch\nCOPY f d /out/\n"), ("f", "one"), ("d/g", "two")])?;
+        let place = bench.engine.dir().join("results");
+        fs::create_dir(&place)?;
+        bench.build(&["-o", &place.join("tree").to_string_lossy()], &folder).ok()?;
+        ensure!(fs::read_to_string(place.join("tree/out/f"))? == "one" && fs::read_to_string(place.join("tree/out/g"))? == "two");
+        let tar = place.join("root.tar");
+        bench.build(&["-o", &format!("type=tar,dest={}", tar.display())], &folder).ok()?;
+        has(&Cmd::new("tar").arg("-tf").arg(&tar).ok()?.stdout, "out/f\n")?;
+        let piped = bench.build(&["-o", "-"], &folder).into_inner().output()?;
+        fs::write(place.join("piped.tar"), &piped.stdout)?;
+        has(&Cmd::new("tar").arg("-tf").arg(place.join("piped.tar")).ok()?.stdout, "out/g\n")?;
+        // Nothing of these builds is left in the image store.
+        let left = bench.engine.ok(&["images", "-a", "--format", "{{.Repository}}"])?;
+        ensure!(left.text() == "quay/busybox", "{left:?}");
+        ensure!(bench.engine.ok(&["ps", "-aq"])?.text().is_empty());
+        let archive = place.join("image.tar");
+        bench.build(&["-t", "kept", "-o", &format!("type=oci,dest={}", archive.display())], &folder).ok()?;
+        bench.engine.ok(&["rmi", "kept"])?;
+        has(&bench.engine.cais().args(["load", "-i"]).arg(&archive).ok()?.stdout, "kept:latest")?;
+        has(failed(&bench.build(&["--push"], &folder).run()?)?, "give the image a name")?;
+        Ok(())
+    })
+}
