@@ -78,7 +78,7 @@ impl Catalog {
 
     /// The bytes of the files in the layers of images, each layer once.
     pub fn image_layers_size(&self) -> u64 {
-        let keys: std::collections::HashSet<&str> = self.images().flat_map(|image| &image.layers).map(|layer| layer.key.as_str()).collect();
+        let keys: HashSet<&str> = self.images().flat_map(|image| &image.layers).map(|layer| layer.key.as_str()).collect();
         keys.iter().filter_map(|key| self.layers.get(*key)).map(|layer| layer.size).sum()
     }
 
