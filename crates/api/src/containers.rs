@@ -46,7 +46,14 @@ pub async fn start(engine: Arc<Engine>, name: &str, request: Request) -> Outcome
         return Err(Failure::not_served("starting from a checkpoint"));
     }
     let name = name.to_owned();
-    changed(to_the_end(async move { engine.start_container(&name).await }).await?)
+    if !request.query.flag("trace") {
+        return changed(to_the_end(async move { engine.start_container(&name).await }).await?);
+    }
+    let (starting, started) = (engine.clone(), name.clone());
+    to_the_end(async move { starting.start_container(&started).await }).await?;
+    let steps = engine.start_trace(&name)?.steps();
+    let steps: Vec<_> = steps.iter().map(|step| json!({ "Name": step.name, "At": step.at_ns })).collect();
+    ok(&json!({ "Steps": steps }))
 }
 
 pub async fn stop(engine: Arc<Engine>, name: &str, request: Request) -> Outcome {

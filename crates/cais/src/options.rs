@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cli::flags::{self, Flag, Matches, list, switch, text};
 use engine::image::{Proxies, RegistrySettings};
-use engine::{RuntimeProgram, SandboxSettings};
+use engine::{IdRange, RuntimeProgram, SandboxSettings};
 use net::NetConfig;
 use serde::Deserialize;
 
@@ -20,6 +20,8 @@ const CERTIFICATES: [&str; 2] = ["/etc/cais/certs.d", "/etc/docker/certs.d"];
 const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// Where the configuration is looked for, in this order.
 const CONFIG_FILES: &[&str] = &["/etc/cais/engine.toml", "/etc/cais/daemon.json"];
+const STANDBY_DEFAULT: usize = 3;
+const STANDBY_MAX: usize = 64;
 const GROUP: &str = "cais";
 /// A larger file is no configuration.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -60,6 +62,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     text("cluster-advertise", None, "Address or interface under which other hosts reach this one"),
     list("cluster-store-opt", None, "Option of the cluster store: kv.cacertfile=FILE, kv.certfile, kv.keyfile, kv.user, kv.passwordfile"),
     text("cluster-ttl", None, "How long this host's containers stay known after its last sign of life (default 30s)"),
+    text("standby", None, "Sandboxes that stand by for starts on the default bridge (default 3, at most 64, 0 for none)"),
+    text("userns-remap", None, "User namespaces for containers: default, or USER[:GROUP] with ranges in /etc/subuid and /etc/subgid"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
     list("log-opt", None, "Option of --log-driver for containers: NAME=VALUE"),
     text("metrics-addr", None, "Serve figures for Prometheus at this address and port: 127.0.0.1:9323"),
@@ -128,6 +132,8 @@ struct File {
     cluster_advertise: Option<String>,
     cluster_store_opt: Vec<String>,
     cluster_ttl: Option<String>,
+    standby: Option<usize>,
+    userns_remap: Option<String>,
     log_level: Option<String>,
     debug: Option<bool>,
     label: Vec<String>,
@@ -188,6 +194,11 @@ impl Options {
                 given if !given.is_empty() => given.into_iter().map(PathBuf::from).collect(),
                 _ if !file.cdi_spec_dir.is_empty() => file.cdi_spec_dir,
                 _ => CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
+            },
+            standby: standby(matches.text("standby"), file.standby)?,
+            remap: match word("userns-remap", file.userns_remap).as_deref() {
+                None | Some("") => None,
+                Some(text) => Some(IdRange::of_setting(text).map_err(|error| anyhow::anyhow!("--userns-remap {text:?}: {error}"))?),
             },
         };
         let mut certificates: Vec<PathBuf> = words("registry-certs", file.registry_certs).into_iter().map(PathBuf::from).collect();
@@ -256,6 +267,14 @@ impl Options {
             exec_root,
             ready_fd,
         })
+    }
+}
+
+fn standby(flag: Option<&str>, file: Option<usize>) -> Result<usize> {
+    let given = flag.map(|text| text.parse().with_context(|| format!("--standby {text:?}"))).transpose()?.or(file);
+    match given.unwrap_or(STANDBY_DEFAULT) {
+        number if number <= STANDBY_MAX => Ok(number),
+        number => bail!("--standby {number}: at most {STANDBY_MAX} are possible"),
     }
 }
 

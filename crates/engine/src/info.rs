@@ -84,6 +84,7 @@ impl Engine {
                 name => name.to_owned(),
             },
             cdi_directories: self.config.sandbox.cdi_directories.iter().map(|path| path.display().to_string()).collect(),
+            remapped: self.config.sandbox.remap.is_some(),
             address_pools: self.config.net.pools.iter().map(|pool| (pool.base.to_string(), pool.size)).collect(),
             proxies: proxies.map(|proxy| proxy.clone().unwrap_or_default()),
             insecure_registries: registries.insecure.clone(),

@@ -39,8 +39,11 @@ mod sandbox;
 mod secrets;
 mod signal;
 mod spec;
+mod standby;
 mod stats;
 mod top;
+mod trace;
+mod userns;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -59,6 +62,8 @@ pub use log::{LogBatch, LogRecord, LogTime};
 pub use network::{NetworkUser, NetworkView};
 pub use runtimes::RuntimeProgram;
 pub use store::{ChangeKind, PathChange, Removal, Volume};
+pub use trace::{Step, Trace};
+pub use userns::IdRange;
 
 use container::{Container, Index};
 
@@ -92,6 +97,10 @@ pub struct SandboxSettings {
     pub default_runtime: String,
     /// Where specifications of devices (CDI) are; the later ones win.
     pub cdi_directories: Vec<PathBuf>,
+    /// How many sandboxes stand by for starts on the default bridge; 0: none.
+    pub standby: usize,
+    /// The ids of containers that say nothing about user namespaces; none: the host's.
+    pub remap: Option<IdRange>,
 }
 
 /// What may change while the engine runs.
@@ -125,6 +134,10 @@ pub struct Engine {
     seccomp: spec::SeccompCache,
     settings: RwLock<Settings>,
     builder: build::Builder,
+    /// Sandboxes that wait for their containers.
+    standbys: standby::Pool,
+    /// Ids of user namespaces of containers that are being made.
+    ranges: userns::Ranges,
     /// Held while networks are made, removed and written down.
     network_lock: tokio::sync::Mutex<()>,
     /// Held from the look at a volume's users to its removal, and while a container takes volumes into use.

@@ -467,6 +467,8 @@ pub struct Info {
     pub default_runtime: String,
     /// Where specifications of devices (CDI) are.
     pub cdi_directories: Vec<String>,
+    /// Containers have user namespaces unless they say otherwise.
+    pub remapped: bool,
     /// Address pools networks are made from: base and prefix length of each subnet.
     pub address_pools: Vec<(String, u8)>,
     /// Sentences about what this machine lacks.

@@ -14,7 +14,7 @@ use crate::container::lifecycle::{forget_run, mark_ended, policy_restarts};
 use crate::container::start::{StartNote, mark_started};
 use crate::container::{Container, Index, Record, lock};
 use crate::link::Link;
-use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, overlay, spec, stats};
+use crate::{Config, Engine, Error, Layout, event, exec, image, info, log, overlay, spec, standby, stats, userns};
 
 /// The exit code of a container that nobody saw ending: the machine was switched off, say.
 const EXIT_CODE_UNKNOWN: i32 = 255;
@@ -45,6 +45,7 @@ impl Engine {
         }
         let engine = self.clone();
         let closed = tokio::task::spawn_blocking(move || {
+            engine.close_standbys();
             let idle = engine.containers.all().iter().all(|container| !container.record().is_alive());
             if let Err(error) = engine.net.close(idle) {
                 tracing::warn!(error = types::error::chain(&error), "the network could not be taken down whole");
@@ -104,6 +105,8 @@ impl Engine {
                 seccomp: spec::SeccompCache::default(),
                 settings: std::sync::RwLock::new(settings),
                 builder: crate::build::Builder::default(),
+                standbys: standby::Pool::default(),
+                ranges: userns::Ranges::default(),
                 network_lock: tokio::sync::Mutex::new(()),
                 volume_lock: tokio::sync::Mutex::new(()),
             }

@@ -91,7 +91,9 @@ pub(crate) fn give_back(net: &net::Net, container: &Id, endpoints: &[Endpoint]) 
 
 impl Engine {
     /// Makes namespace, interface and published ports, and writes the files that name hosts. Blocks.
-    pub(crate) fn prepare_network(&self, record: &Record) -> Result<Prepared, Error> {
+    ///
+    /// With what a standby has made, only the ports are left.
+    pub(crate) fn prepare_network(&self, record: &Record, standby: Option<(Netns, Endpoint)>) -> Result<Prepared, Error> {
         let failed = |operation| move |source| Error::Net { operation, source };
         let mut prepared = Prepared {
             net: self.net.clone(),
@@ -114,7 +116,14 @@ impl Engine {
                 prepared.netns = Some(Netns::from_fd(fd).map_err(failed("join the network namespace"))?);
             }
             Mode::Network(_) => {
-                let netns = Netns::create(&sysctls(&record.host)).map_err(failed("make a network namespace"))?;
+                let netns = match standby {
+                    Some((netns, endpoint)) => {
+                        // Held from now on, so that it is given back whatever comes.
+                        prepared.endpoints.push(endpoint);
+                        netns
+                    }
+                    None => Netns::create(&sysctls(&record.host)).map_err(failed("make a network namespace"))?,
+                };
                 self.join_networks(record, &netns, &mut prepared)?;
                 prepared.netns = Some(netns);
             }
@@ -131,16 +140,29 @@ impl Engine {
         let networks: Vec<_> = joins.iter().map(|join| (&*join.network, join.asked.gw_priority)).collect();
         let gateways = endpoints::gateways(&networks);
         let mut gateway_endpoint = None;
-        for join in &joins {
+        for (at, join) in joins.iter().enumerate() {
             let gives_ports = gateways.publishing() == Some(&join.network.id);
-            let ifname = endpoints::ifname(join, &prepared.endpoints)?;
-            let request = endpoints::request(record, join, ifname, gateways.routes(&join.network.id))?;
-            let endpoint = self.plug(netns, record, &join.network, request)?;
+            // Only a standby's is there already.
+            let endpoint = match prepared.endpoints.get(at).cloned() {
+                Some(mut endpoint) => {
+                    self.net.rename(&record.id, &record.name);
+                    endpoint.owner.clone_from(&record.name);
+                    endpoint
+                }
+                None => {
+                    let ifname = endpoints::ifname(join, &prepared.endpoints)?;
+                    let request = endpoints::request(record, join, ifname, gateways.routes(&join.network.id))?;
+                    self.plug(netns, record, &join.network, request)?
+                }
+            };
             prepared.networks.insert(join.network.name.clone(), endpoints::settings(record, join, &endpoint));
             if gives_ports && join.network.driver.has_bridge() {
-                gateway_endpoint = Some(prepared.endpoints.len());
+                gateway_endpoint = Some(at);
             }
-            prepared.endpoints.push(endpoint);
+            match prepared.endpoints.get_mut(at) {
+                Some(held) => *held = endpoint,
+                None => prepared.endpoints.push(endpoint),
+            }
         }
         if let Some(endpoint) = gateway_endpoint.and_then(|at| prepared.endpoints.get_mut(at)) {
             let requests = self.port_requests_on(&endpoint.network, record)?;
@@ -268,7 +290,7 @@ pub(crate) fn namespace(target: &Container, kind: &'static str) -> Result<OwnedF
 }
 
 /// The kernel parameters of the network namespace: the defaults, then what the request says.
-fn sysctls(host: &HostConfig) -> Vec<(String, String)> {
+pub(crate) fn sysctls(host: &HostConfig) -> Vec<(String, String)> {
     let defaults = DEFAULT_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let own = host.sysctls.iter().filter(|(name, _)| name.starts_with("net.")).map(|(name, value)| (name.clone(), value.clone()));
     defaults.into_iter().chain(own).collect()

@@ -89,21 +89,30 @@ impl Program {
     ///
     /// The monitor's socket is listening when this returns, so an engine that dies at any later instant finds the monitor again.
     pub fn spawn(&self, request: &LaunchRequest, fds: &LaunchFds<'_>) -> Result<Handle, Error> {
+        self.start(&request.id, &request.socket, |handle| handle.launch(request, fds))
+    }
+
+    /// Starts a monitor that waits for its launch ([`Handle::launch`]), and ends when its engine does.
+    pub fn standby(&self, id: &str, socket: &Path) -> Result<Handle, Error> {
+        self.start(id, socket, |_| Ok(()))
+    }
+
+    fn start(&self, id: &str, socket: &Path, first: impl FnOnce(&Handle) -> Result<(), Error>) -> Result<Handle, Error> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
                 .map_err(|errno| Error::Spawn(errno.into()))?;
-        let listener = listen(&request.socket).map_err(|source| Error::Listen { path: request.socket.clone(), source })?;
+        let listener = listen(socket).map_err(|source| Error::Listen { path: socket.to_owned(), source })?;
         // The request waits in the socket before the process exists: a monitor never meets a closed socket without it.
         let handle = Handle { socket: ours, process: None };
-        handle.send_launch(request, fds)?;
+        first(&handle)?;
         let null = File::options().read(true).write(true).open("/dev/null").map_err(Error::Spawn)?;
         let fds = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd(), listener.as_fd()];
-        let args = [c"cais-monitor".to_owned(), CString::new(request.id.as_str()).unwrap_or_default()];
+        let args = [c"cais-monitor".to_owned(), CString::new(id).unwrap_or_default()];
         let spawned = spawn::spawn(&Spawn { program: self.memfd.as_fd(), args: &args, env: &[MONITOR_ENV.to_owned()], fds: &fds });
         match spawned {
             Ok(child) => Ok(Handle { process: Some(child), ..handle }),
             Err(source) => {
-                let _ = std::fs::remove_file(&request.socket);
+                let _ = std::fs::remove_file(socket);
                 Err(Error::Spawn(source))
             }
         }
@@ -189,7 +198,8 @@ impl Handle {
         !matches!(rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), options), Ok(None))
     }
 
-    fn send_launch(&self, request: &LaunchRequest, fds: &LaunchFds<'_>) -> Result<(), Error> {
+    /// Tells a monitor in standby what to launch. The outcome arrives as the reply number [`LAUNCH_ID`].
+    pub fn launch(&self, request: &LaunchRequest, fds: &LaunchFds<'_>) -> Result<(), Error> {
         let mut roles = Vec::new();
         let mut all = Vec::new();
         let single = [

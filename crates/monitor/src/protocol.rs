@@ -77,6 +77,11 @@ pub enum FdRole {
 pub enum Request {
     /// Create and start the container: the first request, and only once. Answered with [`Reply::Started`] or [`Reply::LaunchFailed`].
     Launch(Box<LaunchRequest>),
+    /// Make ready for a launch that is to come: the control group's directories. Only before the launch. Answered with [`Reply::Done`].
+    Prepare {
+        /// As [`LaunchRequest::cgroup`].
+        cgroup: String,
+    },
     /// Connect a client to the container's streams. One descriptor: [`FdRole::Client`]. Answered with [`Reply::Done`].
     Attach(Attach),
     /// Start another process in the container. Answered with [`Reply::ExecStarted`] or [`Reply::ExecFailed`].
@@ -334,6 +339,9 @@ pub struct Started {
     pub start_ticks: u64,
     /// When it was started, in nanoseconds of Unix time.
     pub at_ns: i64,
+    /// The steps of the start, and when each was done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<(String, i64)>,
 }
 
 /// Why a process was not started.
@@ -492,6 +500,7 @@ mod tests {
     fn messages_of_version_1_are_understood_for_good() {
         let requests = [
             r#"{"v":1,"id":2,"request":"ping"}"#,
+            r#"{"v":1,"id":0,"request":{"prepare":{"cgroup":"g/c"}}}"#,
             r#"{"v":1,"id":2,"request":"ack"}"#,
             r#"{"v":1,"id":2,"request":"state"}"#,
             r#"{"v":1,"id":2,"request":"pause"}"#,

@@ -19,6 +19,7 @@ mod registries;
 mod runtimes;
 mod support;
 mod upkeep;
+mod users;
 
 /// Declares a check as two tests, `NAME::cais` and `NAME::docker`.
 macro_rules! both {

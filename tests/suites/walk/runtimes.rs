@@ -88,6 +88,25 @@ both! {
     }
 }
 
+/// An engine runs in a privileged container, with containers of its own, and all of them inside the outer one's limits.
+#[test]
+fn an_engine_in_a_container() -> Result<()> {
+    if tests::skip_unless_root() {
+        return Ok(());
+    }
+    let engine = tests::Engine::with_busybox("nested")?;
+    let program = format!("{}:/bin/cais:ro", tests::engine::binary()?.display());
+    let image = format!("{}:/image.tar:ro", tests::image::busybox()?.display());
+    let script = "cais engine >/engine.log 2>&1 & \
+        n=0; until cais version >/dev/null 2>&1; do n=$((n+1)); [ $n -gt 300 ] && { cat /engine.log; exit 1; }; sleep 0.2; done; \
+        cais import /image.tar inner >/dev/null && cais run --rm inner echo nested && cais run --rm --network none -m 32m inner hostname | wc -c && \
+        cais run -d --name on inner sleep 300 >/dev/null && cais exec on echo inside && cais rm -f on >/dev/null && cais engine stop >/dev/null && wait";
+    let flags = ["--rm", "--privileged", "-m", "1g", "--pids-limit", "300", "-v", "nested:/var/lib/cais", "-v", &program, "-v", &image];
+    let done = engine.run(&[&["run"], &flags[..], &[BUSYBOX, "sh", "-c", script]].concat())?;
+    ensure!(done.code == 0 && done.text() == "nested\n13\ninside", "{done}");
+    Ok(())
+}
+
 /// A container of runc outlives the engine.
 #[test]
 fn runc_outlives_the_engine() -> Result<()> {

@@ -32,7 +32,7 @@ pub const SETTINGS_FLAGS: &[Flag] = &[
     text("runtime", None, "OCI runtime that makes the container: a name that the engine knows, or a path"),
     list("secret", None, "Give a file of yours as /run/secrets/TARGET, in memory only (source=FILE,target=NAME,uid=…,gid=…,mode=…)"),
     list("sysctl", None, "Set a kernel parameter (NAME=VALUE)"),
-    text("userns", None, "User namespace: host"),
+    text("userns", None, "User namespace: host, or auto for ids of the container's own"),
     list("volumes-from", None, "Take over the volumes and binds of another container (NAME[:ro])"),
 ];
 

@@ -8,9 +8,11 @@ use store::Image;
 use types::container::{HostConfig, Secret, State};
 use types::{Id, Platform};
 
-use super::{Container, Record};
+use super::{Container, Record, lock};
 use crate::mounts::Planned;
 use crate::request::{CreateContainer, Created};
+use crate::standby::Standby;
+use crate::trace::Trace;
 use crate::{Engine, Error, merge, mounts, name, sandbox, secrets, spec};
 
 /// How often a made-up name is tried; the later ones carry a number of many digits.
@@ -23,7 +25,9 @@ impl Engine {
         check_platform(&request, &image)?;
         let secrets = request.request.secrets.clone();
         secrets::validate(&secrets)?;
-        let (mut record, mut warnings) = self.draft(request, &image)?;
+        let mut trace = Trace::default();
+        trace.done("engine: asked to make the container");
+        let (mut record, mut warnings, standby) = self.draft(request, &image)?;
         if !secrets.is_empty() && self.runtime(&record.host.runtime)?.is_some() {
             return Err(Error::NotServed { field: "Secrets with a runtime other than the engine's own".to_owned() });
         }
@@ -34,11 +38,18 @@ impl Engine {
         let in_use = self.volume_lock.lock().await;
         let engine = self.clone();
         let record = tokio::task::spawn_blocking(move || engine.provide(record, &image, &secrets)).await??;
+        trace.done(if standby.is_some() { "engine: layer and volumes made, a standby bound" } else { "engine: layer and volumes made" });
         let container = Arc::new(Container::new(record));
+        *lock(&container.trace) = trace;
+        if standby.is_some() {
+            *lock(&container.standby) = standby;
+            self.watch_bound(&container);
+        }
         if let Err(error) = self.save(&container).await {
             self.withdraw(&container.record()).await;
             return Err(error);
         }
+        lock(&container.trace).done("engine: container recorded");
         self.containers.insert(container.clone(), lease);
         // From here on the container itself is found when somebody asks who uses the volumes.
         drop(in_use);
@@ -48,7 +59,7 @@ impl Engine {
     }
 
     /// The record of a request: merged with the image, with defaults filled in, and checked.
-    fn draft(&self, request: CreateContainer, image: &Image) -> Result<(Record, Vec<String>), Error> {
+    fn draft(&self, request: CreateContainer, image: &Image) -> Result<(Record, Vec<String>, Option<Standby>), Error> {
         let not_served = request.request.not_served();
         if !not_served.is_empty() {
             return Err(Error::NotServed { field: not_served.join(", ") });
@@ -62,7 +73,8 @@ impl Engine {
         let networking = self.canonical_networks(&config.mac_address, &host, networking)?;
         merge::merge(&mut config, image.config.config.as_ref().unwrap_or(&Default::default()));
         config.labels.give();
-        let id = Id::random();
+        let standby = if self.runtime(&host.runtime)?.is_none() { self.bind_standby(&host, &networking) } else { None };
+        let id = standby.as_ref().and_then(Standby::id).unwrap_or_else(Id::random);
         if config.hostname.is_empty() {
             config.hostname = match sandbox::Mode::parse(&host) {
                 sandbox::Mode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -71,8 +83,8 @@ impl Engine {
             };
         }
         spec::validate(&config, &host)?;
-        self.runtime(&host.runtime)?;
         crate::cdi::resolve(&self.config.sandbox.cdi_directories, &host.device_requests)?;
+        let id_range = self.choose_ids(&host)?;
         let warnings = self.fit_limits(&mut host)?;
         let (path, args) = merge::command(&config).ok_or_else(|| Error::NoCommand { image: config.image.clone() })?;
         let planned_mounts = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;
@@ -100,13 +112,14 @@ impl Engine {
             ports: Default::default(),
             endpoints: Vec::new(),
             sandbox_id: None,
+            id_range,
             restart_count: 0,
             stopped_by_hand: false,
             secrets: 0,
             removes_volumes: false,
         };
         self.log_plan(&record)?;
-        Ok((record, warnings))
+        Ok((record, warnings, standby))
     }
 
     /// Fills in the engine's own choice of a log for who makes none; its options go with its driver.

@@ -70,6 +70,9 @@ pub struct Record {
     pub endpoints: Vec<net::Endpoint>,
     /// The sandbox of this run.
     pub sandbox_id: Option<Id>,
+    /// Ids of the host that are its own in a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_range: Option<crate::userns::IdRange>,
     /// How often the restart policy has started it again since it was last started by hand.
     pub restart_count: u32,
     /// It was stopped by hand: `unless-stopped` and `on-failure` leave it alone.
@@ -130,6 +133,10 @@ pub(crate) struct Container {
     pub(crate) link: Mutex<Option<Arc<Link>>>,
     /// Clients that attached before the start.
     pub(crate) waiting: Mutex<Vec<(AttachStreams, ClientStream)>>,
+    /// When each step of its latest start was done.
+    pub(crate) trace: Mutex<crate::trace::Trace>,
+    /// The sandbox that its first start takes.
+    pub(crate) standby: Mutex<Option<crate::standby::Standby>>,
     /// Shared by clients on their way into `waiting`: they are told that they are attached before their sockets are there, and may ask for
     /// the start at once.
     pub(crate) attaching: Arc<tokio::sync::RwLock<()>>,
@@ -159,6 +166,8 @@ impl Container {
             operation: tokio::sync::Mutex::new(()),
             link: Mutex::new(None),
             waiting: Mutex::new(Vec::new()),
+            trace: Mutex::default(),
+            standby: Mutex::new(None),
             attaching: Arc::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
             settling: tokio::sync::Mutex::new(()),
@@ -241,6 +250,7 @@ pub(crate) mod testing {
             ports: PortMap::default(),
             endpoints: Vec::new(),
             sandbox_id: None,
+            id_range: None,
             restart_count: 0,
             stopped_by_hand: false,
             secrets: 0,

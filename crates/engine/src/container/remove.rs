@@ -67,7 +67,11 @@ impl Engine {
         lock(&container.waiting).clear();
         self.drain_log(container).await;
         let (engine, removed) = (self.clone(), record.clone());
+        let standby = lock(&container.standby).take();
         tokio::task::spawn_blocking(move || {
+            if let Some(parts) = standby.and_then(crate::standby::Standby::take) {
+                engine.discard_standby(parts);
+            }
             let _ = std::fs::remove_dir_all(engine.layout.run(&removed.id));
             let gone = engine.store.remove_snapshot(removed.id.as_str());
             gone.map_err(|source| Error::Store { operation: "remove the container's files", source })

@@ -17,7 +17,8 @@ use crate::log::Sink;
 use crate::request::{Change, ClientStream, RemoveContainer};
 use crate::sandbox::{Prepared, namespace};
 use crate::spec::{SeccompCache, Security};
-use crate::{Engine, Error, spec};
+use crate::standby::{Parts, Standby};
+use crate::{Engine, Error, spec, userns};
 
 /// How long a start waits for a client that attaches.
 const ATTACHING_MAX: Duration = Duration::from_secs(1);
@@ -63,6 +64,10 @@ impl Engine {
         let container = self.find(name)?;
         let _operation = container.operation.lock().await;
         let record = container.record();
+        if record.state.status != Status::Created {
+            lock(&container.trace).clear();
+        }
+        lock(&container.trace).done("engine: asked to start it");
         match record.state.status {
             Status::Running => return Ok(Change::Already),
             Status::Paused => return Err(Error::StartPaused),
@@ -98,9 +103,10 @@ impl Engine {
                 return Err(error);
             }
         };
-        let (engine, prepared) = (self.clone(), record.clone());
+        let (engine, prepared, held) = (self.clone(), record.clone(), container.clone());
         // The clients' sockets are closed by this task's end in case of failure: they then see the stream end.
-        let launched = tokio::task::spawn_blocking(move || engine.spawn_monitor(&prepared, clients)).await?;
+        let standby = lock(&container.standby).take().and_then(Standby::take);
+        let launched = tokio::task::spawn_blocking(move || engine.spawn_monitor(&held, &prepared, clients, standby)).await?;
         let outcome = match launched {
             Ok(launched) => self.take_over(container, &record, launched, sink).await,
             Err(error) => Err(error),
@@ -112,7 +118,23 @@ impl Engine {
     }
 
     /// Makes all that the monitor needs, and starts it. Blocks.
-    fn spawn_monitor(&self, record: &Record, clients: Vec<(super::AttachStreams, ClientStream)>) -> Result<Launched, Error> {
+    fn spawn_monitor(
+        &self,
+        container: &Container,
+        record: &Record,
+        clients: Vec<(super::AttachStreams, ClientStream)>,
+        standby: Option<Parts>,
+    ) -> Result<Launched, Error> {
+        // A monitor that has gone while it waited is no help, nor is a standby of the default network where the container was put on others meanwhile.
+        let fits = |parts: &Parts| parts.is_alive() && crate::standby::qualifies(&record.host, &record.networking);
+        let standby = standby.and_then(|parts| {
+            if fits(&parts) {
+                Some(parts)
+            } else {
+                self.discard_standby(parts);
+                None
+            }
+        });
         let run = self.layout.run(&record.id);
         let file = |operation, path: &std::path::Path| {
             let path = path.to_owned();
@@ -120,14 +142,20 @@ impl Engine {
         };
         std::fs::create_dir_all(&run).map_err(file("make the run directory", &run))?;
         self.provide_cgroup_parent(record)?;
-        let network = self.prepare_network(record)?;
+        let (waiting, made) =
+            standby.map(|parts| (crate::standby::Waiting::new(self, parts.id, parts.handle), (parts.netns, parts.endpoint))).unzip();
+        let network = self.prepare_network(record, made)?;
         self.note_start(record, &network)?;
+        lock(&container.trace).done("engine: network ready");
         let security = Security::parse(&record.host)?;
         let filter = security.filter(&self.seccomp)?;
         let mut spec = self.spec(record, &security, filter.as_ref())?;
         let devices = crate::cdi::resolve(&self.config.sandbox.cdi_directories, &record.host.device_requests)?;
         let mut additional_groups = record.host.group_add.to_vec();
         additional_groups.extend(devices.apply(&mut spec)?);
+        if let Some(range) = record.id_range {
+            userns::apply(range, &mut spec);
+        }
         let snapshot =
             self.store.snapshot(record.id.as_str()).map_err(|source| Error::Store { operation: "find the container's files", source })?;
         let exit_record = self.layout.exit_record(&record.id);
@@ -147,7 +175,7 @@ impl Engine {
                 upper: snapshot.upper,
                 work: snapshot.work,
                 volatile: record.is_ephemeral(),
-                idmap: false,
+                idmap: record.id_range.is_some(),
             },
             cgroup: self.cgroup_path(record).to_string_lossy().into_owned(),
             user: record.config.user.clone(),
@@ -167,6 +195,7 @@ impl Engine {
         };
         let joined = self.joined_namespaces(record)?;
         let secrets = if record.secrets > 0 { Some(crate::secrets::mount(&self.layout.secrets(&record.id))?) } else { None };
+        lock(&container.trace).done("engine: specification ready");
         let fds = LaunchFds {
             ipc_namespace: joined.ipc.as_ref().map(AsFd::as_fd),
             pid_namespace: joined.pid.as_ref().map(AsFd::as_fd),
@@ -176,7 +205,12 @@ impl Engine {
             secrets: secrets.as_ref().map(AsFd::as_fd),
             clients: sockets.iter().map(AsFd::as_fd).collect(),
         };
-        let handle = self.monitors.spawn(&request, &fds).map_err(|source| Error::Link { name: record.name.clone(), source })?;
+        let spawned = match waiting {
+            Some(waiting) => waiting.launch(&request, &fds),
+            None => self.monitors.spawn(&request, &fds),
+        };
+        lock(&container.trace).done("engine: monitor told to launch");
+        let handle = spawned.map_err(|source| Error::Link { name: record.name.clone(), source })?;
         Ok(Launched { handle, network })
     }
 
@@ -223,6 +257,13 @@ impl Engine {
             Reply::Failed { text, .. } => return Err(Error::Monitor { name: record.name.clone(), what: text }),
             other => return Err(Error::Monitor { name: record.name.clone(), what: format!("answered the launch with {other:?}") }),
         };
+        {
+            let mut trace = lock(&container.trace);
+            for (name, at_ns) in &started.steps {
+                trace.add(format!("monitor: {name}").into(), *at_ns);
+            }
+            trace.done("engine: told that the program runs");
+        }
         container.stopping.store(false, std::sync::atomic::Ordering::Release);
         *lock(&container.link) = Some(link.clone());
         let (networks, ports) = (network.networks.clone(), network.ports.clone());
@@ -241,6 +282,9 @@ impl Engine {
         tokio::spawn(self.clone().supervise(container.clone(), link.clone(), notices));
         self.watch_health(container);
         self.ship_log(container, sink);
+        if crate::standby::qualifies(&record.host, &record.networking) {
+            self.fill_standbys();
+        }
         // Clients that attached while the start was under way.
         let late = std::mem::take(&mut *lock(&container.waiting));
         for (mut streams, client) in late {

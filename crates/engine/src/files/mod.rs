@@ -63,6 +63,12 @@ impl Engine {
         let container = self.find(name)?;
         let (asked, wanted) = (name.to_owned(), path.to_owned());
         let mut input: Box<dyn Read + Send> = Box::new(BodyReader::new(input));
+        let record = container.record();
+        if record.id_range.is_some() && record.is_alive() {
+            // The engine is nobody among the mapped ids, and the kernel lets nobody make files there.
+            let field = format!("copying into {}, which runs in a user namespace of its own (stop it first),", record.name);
+            return Err(Error::NotServed { field });
+        }
         if !container.record().is_alive() {
             // A client that sends slowly must not keep the container from its start.
             let folder = self.layout.container(&container.id);

@@ -62,9 +62,13 @@ impl Monitor {
     }
 
     fn try_launch(&mut self, request: LaunchRequest, given: Given) -> Result<Started, Failure> {
+        let told_at = now_ns();
         let exit_record = exit_record::prepare(&request.exit_record).map_err(|error| failure("exit record", &error))?;
         self.log = request.log.as_ref().map(LogWriter::open).transpose().map_err(|error| failure("open log", &error))?;
-        let system = cgroup::System::detect().map_err(|error| classified("cgroup", &error))?;
+        let system = match self.prepared.take() {
+            Some((system, _)) => system,
+            None => cgroup::System::detect().map_err(|error| classified("cgroup", &error))?,
+        };
         let size = terminal_size(request.spec.process.as_ref());
         let (ends, streams) = match size {
             Some(_) => (None, Streams::default()),
@@ -78,13 +82,16 @@ impl Monitor {
         }
         let created = create(&request, &given, &system, stdio(ends.as_ref(), size))?;
         drop(ends);
+        let created_at = now_ns();
         let oom = created.group.as_ref().map(OomWatch::new).transpose().map_err(|error| classified("watch for out of memory", &error))?;
         let pid = created.pid.as_raw_nonzero().get();
         let mounts = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map_err(|error| failure("hold the mount namespace", &error))?;
         let start_ticks = start_ticks(pid).map_err(|error| failure("read the start time", &error))?;
         let mut running = created.start().map_err(|error| runtime_failure(&error))?;
 
-        let started = Started { pid, start_ticks, at_ns: now_ns() };
+        let at_ns = now_ns();
+        let steps = [("launch received", told_at), ("root, namespaces and control group ready", created_at), ("program executed", at_ns)];
+        let started = Started { pid, start_ticks, at_ns, steps: steps.map(|(name, at)| (name.to_owned(), at)).to_vec() };
         let group = running.group.take().unwrap_or_else(|| cgroup::Group::open(&system, Path::new(&request.cgroup)));
         self.watch_first(running, streams, &request)?;
         if let Some(Some(oom)) = &oom {
@@ -126,7 +133,7 @@ impl Monitor {
         })();
         let (oom, mounts, start_ticks) = watched.inspect_err(|_| external.delete())?;
         external.start()?;
-        let started = Started { pid, start_ticks, at_ns: now_ns() };
+        let started = Started { pid, start_ticks, at_ns: now_ns(), steps: Vec::new() };
         self.watch_first(Running { pid: made.pid, pidfd: made.pidfd, tty_master: made.terminal, group: None }, streams, &request)?;
         if let Some(oom) = &oom {
             let _ = self.poll.add(oom, Token::Oom, Interest::READ);

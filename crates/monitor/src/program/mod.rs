@@ -72,6 +72,8 @@ struct Monitor {
     buffer: Vec<u8>,
     numbers: u32,
     tidy_at: Option<Instant>,
+    /// The control group of a launch that is to come.
+    prepared: Option<(cgroup::System, cgroup::Group)>,
     /// There was no launch, or it failed: nothing is left to do.
     over: bool,
 }
@@ -95,6 +97,7 @@ impl Monitor {
             buffer: Vec::new(),
             numbers: 0,
             tidy_at: None,
+            prepared: None,
             over: false,
         })
     }
@@ -115,6 +118,10 @@ impl Monitor {
             // After the ends: the clients of what has just ended are let go now, not when something else happens.
             self.settle_streams();
             if self.is_done() {
+                if let Some((_, group)) = self.prepared.take() {
+                    // Nobody lives there; an engine that comes later finds what stays.
+                    let _ = group.remove();
+                }
                 return Ok(());
             }
         }

@@ -62,6 +62,7 @@ impl Monitor {
     fn perform(&mut self, engine: u32, message: RequestMessage, mut fds: Vec<OwnedFd>) -> Option<Reply> {
         Some(match message.request {
             Request::Launch(request) => self.launch(*request, &message.fds, fds),
+            Request::Prepare { cgroup } => self.prepare(&cgroup),
             Request::Attach(attach) => self.attach(&attach, fds.pop()),
             Request::Exec(request) => return self.request_exec((engine, message.id), *request, fds.pop()),
             Request::Resize { exec, rows, columns } => self.resize(exec.as_deref(), rows, columns),
@@ -74,6 +75,23 @@ impl Monitor {
             Request::Ack => self.acknowledge(),
             Request::Ping => Reply::Done,
         })
+    }
+
+    fn prepare(&mut self, path: &str) -> Reply {
+        if self.container.is_some() || self.prepared.is_some() {
+            return failed(ErrorCode::Conflict, "the container has been launched or prepared already");
+        }
+        let made = cgroup::System::detect().and_then(|system| {
+            let group = cgroup::Group::create(&system, std::path::Path::new(path))?;
+            Ok((system, group))
+        });
+        match made {
+            Ok(prepared) => {
+                self.prepared = Some(prepared);
+                Reply::Done
+            }
+            Err(error) => failed(ErrorCode::Failed, types::error::chain(&error)),
+        }
     }
 
     fn attach(&mut self, attach: &Attach, socket: Option<OwnedFd>) -> Reply {

@@ -138,7 +138,7 @@ impl Rig {
     pub fn launch_with(&self, request: &LaunchRequest, clients: &[&UnixStream]) -> Result<Container, monitor::Failure> {
         let fds = LaunchFds { clients: clients.iter().map(|client| client.as_fd()).collect(), ..LaunchFds::default() };
         let handle = self.program.spawn(request, &fds).unwrap();
-        let placeholder = Started { pid: 0, start_ticks: 0, at_ns: 0 };
+        let placeholder = Started { pid: 0, start_ticks: 0, at_ns: 0, steps: Vec::new() };
         let mut container = Container { handle, started: placeholder, events: Vec::new(), next: LAUNCH_ID };
         match container.reply(LAUNCH_ID) {
             Reply::Started(started) => container.started = started,
@@ -163,7 +163,7 @@ impl Rig {
     /// Another connection, as a restarted engine makes it, and what it is told.
     pub fn connect(&self) -> (Container, State) {
         let handle = Handle::connect(&self.socket()).unwrap();
-        let started = Started { pid: 0, start_ticks: 0, at_ns: 0 };
+        let started = Started { pid: 0, start_ticks: 0, at_ns: 0, steps: Vec::new() };
         let mut container = Container { handle, started, events: Vec::new(), next: LAUNCH_ID };
         let Reply::State(state) = container.reply(0) else { panic!("the first message is no state") };
         container.started = state.started.clone().unwrap();

@@ -138,7 +138,6 @@ impl HostConfig {
         refused.when(!["", "local"].contains(&self.volume_driver.as_str()), "HostConfig.VolumeDriver");
         refused.when(!self.cgroup.is_empty(), "HostConfig.Cgroup");
         refused.when(!self.storage_opt.is_empty(), "HostConfig.StorageOpt");
-        refused.when(!["", "host"].contains(&self.userns_mode.as_str()), "HostConfig.UsernsMode");
         refused.when(!["", "default"].contains(&self.isolation.as_str()), "HostConfig.Isolation");
     }
 
@@ -224,12 +223,12 @@ mod tests {
         let body = json!({
             "MacAddress": "02:42:ac:11:00:02",
             "HostConfig": {
-                "UsernsMode": "remap",
+                "CpuCount": 1,
                 "Mounts": [{"Type": "bind"}, {"Type": "image"}], "IOMaximumIOps": 1,
             },
         });
         let request = CreateRequest::from_slice(body.to_string().as_bytes()).expect("decodes");
-        let expected = ["HostConfig.UsernsMode", "HostConfig.IOMaximumIOps", "HostConfig.Mounts[1].Type (image)"];
+        let expected = ["HostConfig.CpuCount", "HostConfig.IOMaximumIOps", "HostConfig.Mounts[1].Type (image)"];
         assert_eq!(request.not_served(), expected);
     }
 
