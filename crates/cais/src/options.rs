@@ -20,7 +20,7 @@ const CERTIFICATES: [&str; 2] = ["/etc/cais/certs.d", "/etc/docker/certs.d"];
 const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// Where the configuration is looked for, in this order.
 const CONFIG_FILES: &[&str] = &["/etc/cais/engine.toml", "/etc/cais/daemon.json"];
-const STANDBY_DEFAULT: usize = 3;
+const STANDBY_DEFAULT: usize = 0;
 const STANDBY_MAX: usize = 64;
 const GROUP: &str = "cais";
 /// A larger file is no configuration.
@@ -62,7 +62,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     text("cluster-advertise", None, "Address or interface under which other hosts reach this one"),
     list("cluster-store-opt", None, "Option of the cluster store: kv.cacertfile=FILE, kv.certfile, kv.keyfile, kv.user, kv.passwordfile"),
     text("cluster-ttl", None, "How long this host's containers stay known after its last sign of life (default 30s)"),
-    text("standby", None, "Sandboxes that stand by for starts on the default bridge (default 3, at most 64, 0 for none)"),
+    text("standby", None, "Sandboxes that stand by for starts on the default bridge (default 0: none; at most 64)"),
     text("userns-remap", None, "User namespaces for containers: default, or USER[:GROUP] with ranges in /etc/subuid and /etc/subgid"),
     text("log-level", Some('l'), "How much to log: trace, debug, info, warn or error (default info)"),
     list("log-opt", None, "Option of --log-driver for containers: NAME=VALUE"),
