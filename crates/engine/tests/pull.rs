@@ -378,3 +378,56 @@ async fn bodies_are_imported_saved_and_loaded() {
     let pruned = engine.images.prune(&all).await.expect("prunes");
     assert_eq!((pruned.reclaimed, engine.store.images().len()), (500_000, 0));
 }
+
+/// A filesystem of two megabytes, gone at the end.
+struct Small(TempDir);
+
+impl Small {
+    fn mount() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(directory.path()).status();
+        assert!(mounted.is_ok_and(|status| status.success()));
+        Self(directory)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_the_disk_has_no_room_for_does_not_begin() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (plain, _) = layer("large", 3_000_000, "gzip");
+    server.push("large", "1", "amd64", &[(plain.clone(), plain)]);
+    let small = Small::mount();
+    let store = Arc::new(Store::open(Options::new(&small.0.path().join("root"))).expect("opens"));
+    let images = Images::new(Arc::clone(&store), RegistrySettings::default(), Arc::new(|_| Vec::new()));
+    let reference: ImageRef = format!("{}/large:1", server.host).parse().expect("a name");
+    let (sender, _lines) = mpsc::channel(100);
+    let error = images.pull(&reference, None, None, sender).await.expect_err("no room");
+    assert!(error.to_string().contains("the disk has room for"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("free some disk space")));
+    assert!(store.images().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_without_end_are_refused() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (mut listed, _) = server.push("odd", "1", "amd64", &[layer("f", 1000, "gzip")]);
+    for depth in 0..6 {
+        let entry = serde_json::to_string(&listed).expect("serialises");
+        let index = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{entry}]}}"#, media_type::OCI_INDEX);
+        listed = server.push_manifest("odd", &format!("depth{depth}"), media_type::OCI_INDEX, index.as_bytes());
+    }
+    let engine = Engine::new();
+    engine.pull(&format!("{}/odd:depth1", server.host), None).await.0.expect("two indexes are followed");
+    let error = engine.pull(&format!("{}/odd:depth5", server.host), None).await.0.expect_err("too deep");
+    assert!(error.to_string().contains("nested too deep"), "{error}");
+}

@@ -110,6 +110,12 @@ fn blocks(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<u64> {
 }
 
 impl Store {
+    /// The bytes that are free for the engine on the data root's filesystem, if it tells.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(self.root()).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn disk_use(&self) -> Result<DiskUse> {
         let mut seen = HashSet::new();
         let mut of = |path: &Path| blocks(path, &mut seen);

@@ -229,3 +229,44 @@ fn names_decided_by_their_own_layer_are_not_removed_by_it() {
     assert_eq!((read("before"), read("after"), read("dir/inside")), ("1".to_owned(), "2".to_owned(), "3".to_owned()));
     assert_eq!(xattr::get(layer.join("dir"), "trusted.overlay.opaque").expect("reads").as_deref(), Some(&b"y"[..]));
 }
+
+/// A filesystem of a few megabytes, gone at the end.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        common::output("mount", &["-t", "tmpfs", "-o", "size=16m", "tmpfs", directory.path().to_str().expect("text")], Path::new("/"));
+        Self(directory)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_of_the_image_stays() {
+    if !is_root() {
+        return;
+    }
+    let small = Small::mount();
+    let store = Store::open(Options::new(&small.0.path().join("root"))).expect("opens");
+    let import = |name: &str, len: usize| {
+        let options = ImportOptions { name: Some(name.parse().expect("name")), ..ImportOptions::default() };
+        store.import(&mut Tar::default().file("f", &"x".repeat(len)).end().as_slice(), &options)
+    };
+    import("before", 1000).expect("imports");
+    let free = store.free_bytes().expect("is told");
+    assert!(free < 16 << 20, "{free}");
+    let error = import("too-large", 32 << 20).expect_err("does not fit");
+    assert!(types::error::chain(&error).contains("No space left"), "{}", types::error::chain(&error));
+    let hint = types::Classify::hint(&error).unwrap_or_default();
+    assert!(hint.contains("free some disk space"), "{hint}");
+    assert!(store.resolve("too-large").is_err());
+    assert_eq!(std::fs::read_dir(store.root().join("staging")).expect("lists").count(), 0);
+    import("after", 2000).expect("there is room again");
+    assert_eq!(store.images().len(), 2);
+}

@@ -107,6 +107,13 @@ both! {
         has(&shown, "\"variant\": \"v8\"")?;
         has(&walk.out(&["manifest", "inspect", "--insecure", "-v", &amd])?, "\"Descriptor\"")?;
         walk.ok(&["pull", "--platform", "linux/amd64", &list])?;
+        // Pushed again, to another repository of the same registry, the list goes whole.
+        let copy = format!("{}/walk/copy:all", registry.address);
+        walk.ok(&["tag", &list, &copy])?;
+        let said = walk.out(&["push", &copy])?;
+        let digest = digest.lines().last().unwrap_or_default().trim();
+        has(&said, digest)?;
+        has(&walk.out(&["manifest", "inspect", "--insecure", &copy])?, "\"architecture\": \"arm64\"")?;
         let none = walk.run(&["pull", "--platform", "linux/s390x", &list])?;
         code(&none, 1)?;
         has(&none.stderr, "no matching manifest for linux/s390x")?;

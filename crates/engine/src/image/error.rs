@@ -43,6 +43,16 @@ pub enum Error {
         /// Why it can't be used.
         reason: String,
     },
+    /// The disk has less room than what is to be fetched.
+    #[error("pull {reference}: its layers have {wanted} bytes, and the disk has room for {free}")]
+    NoSpace {
+        /// What was to be pulled.
+        reference: String,
+        /// The bytes of the missing layers.
+        wanted: u64,
+        /// The bytes that are free.
+        free: u64,
+    },
     /// Nothing here has the name that is to be pushed, in Docker's words.
     #[error("An image does not exist locally with the tag: {0}")]
     NotTagged(String),
@@ -75,6 +85,7 @@ impl Classify for Error {
             | Self::FilterValue { .. }
             | Self::Unusable { .. } => ErrorKind::InvalidInput,
             Self::Platform { .. } | Self::NotTagged(_) => ErrorKind::NotFound,
+            Self::NoSpace { .. } => ErrorKind::Unavailable,
             Self::Shared(_, kind) => *kind,
             Self::Task(_) | Self::Unasked(_) => ErrorKind::Internal,
         }
@@ -84,6 +95,7 @@ impl Classify for Error {
         match self {
             Self::Store(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::NoSpace { .. } => Some("free some disk space, for instance by removing images and stopped containers".to_owned()),
             _ => None,
         }
     }

@@ -186,6 +186,7 @@ impl Pull {
             }
             found.push(hold.map(NewLayer::Present));
         }
+        self.check_space(missing.iter().map(|&at| manifest.layers[at].size).sum())?;
         // The largest first: the others fit beside it.
         missing.sort_by_key(|&at| std::cmp::Reverse(manifest.layers[at].size));
         let permits = Arc::new(Semaphore::new(LAYERS_AT_ONCE_MAX));
@@ -207,6 +208,14 @@ impl Pull {
         }
         drop(fetching);
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// What is unpacked takes about the space of what is fetched, and more: a pull that can't end well does not begin.
+    fn check_space(&self, wanted: u64) -> Result<()> {
+        match self.store.free_bytes() {
+            Some(free) if free < wanted => Err(Error::NoSpace { reference: self.reference.familiar(), wanted, free }),
+            _ => Ok(()),
+        }
     }
 
     async fn layer(&self, blob: &Descriptor, diff_id: &Digest) -> Result<Arc<StagedLayer>> {

@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use registry::{Begun, BlobSink, Credentials, Document, Registry, Upload};
 use store::{KnownManifest, Layer, Pushing, Store};
 use tokio::sync::{Semaphore, mpsc};
-use types::image::Descriptor;
+use types::image::{Descriptor, Index, Manifest, media_type};
 use types::{Digest, ImageRef};
 
 use super::stream::{BodyWriter, PIECES_WAITING_MAX};
@@ -56,6 +56,14 @@ pub(super) struct Push {
     pub lines: mpsc::Sender<PushLine>,
 }
 
+/// An index that a tag stands for.
+struct Listing {
+    document: Document,
+    index: Index,
+    /// Repositories of the same registry that are known to have it.
+    sources: Vec<ImageRef>,
+}
+
 /// A blob of a layer, and whether it must be made because nobody has it.
 enum Obtained {
     There,
@@ -73,7 +81,8 @@ impl Push {
             for hold in pushing.layers.iter().rev() {
                 self.tell(hold.layer().diff_id.short(), "Preparing").await;
             }
-            let pushed = self.image(&pushing, &tag).await?;
+            let index = self.index_of(&pushing.image.id, &tag);
+            let pushed = self.image(&pushing, &tag, index).await?;
             self.tell("", format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size)).await;
             let _ = self.lines.send_timeout(PushLine::Pushed(pushed.clone()), LINE_TIMEOUT).await;
             all.push(pushed);
@@ -81,7 +90,53 @@ impl Push {
         Ok(all)
     }
 
-    async fn image(&self, pushing: &Arc<Pushing>, tag: &str) -> Result<Pushed> {
+    /// The index that a tag stands for: its own, or that of another name of the same image, which the tag was made from.
+    fn index_of(&self, image: &Digest, tag: &str) -> Option<Listing> {
+        let catalog = self.store.catalog();
+        let own = self.repository.with_tag(tag).ok();
+        let names = || catalog.names().filter(|(_, name)| name.image == *image && media_type::is_index(&name.target.media_type));
+        let (_, name) = names().find(|(reference, _)| Some(*reference) == own.as_ref()).or_else(|| names().next())?;
+        let bytes = self.store.content().read(&name.target.digest).ok()?;
+        let index: Index = serde_json::from_slice(&bytes).ok()?;
+        let same = |held: &&ImageRef| held.domain() == self.repository.domain();
+        let sources = names().filter(|(_, other)| other.target.digest == name.target.digest).map(|(reference, _)| reference);
+        let mut sources: Vec<ImageRef> = sources.filter(same).map(ImageRef::without_suffix).collect();
+        sources.dedup();
+        Some(Listing { document: Document { descriptor: name.target.clone(), bytes }, index, sources })
+    }
+
+    /// Brings the other manifests of an index to the repository, without sending their layers; answers whether all are there.
+    async fn bring_others(&self, listing: &Listing, own: &Digest) -> Result<bool> {
+        for listed in listing.index.manifests.iter().filter(|listed| listed.digest != *own) {
+            if !self.bring(listing, listed).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn bring(&self, listing: &Listing, listed: &Descriptor) -> Result<bool> {
+        if self.registry.manifest(&self.repository, listed, self.credentials()).await.is_ok() {
+            return Ok(true);
+        }
+        for source in &listing.sources {
+            let Ok(document) = self.registry.manifest(source, listed, self.credentials()).await else { continue };
+            // What lists further manifests, or none of an image's blobs, is left where it is.
+            let Ok(manifest) = serde_json::from_slice::<Manifest>(&document.bytes) else { return Ok(false) };
+            let mut all = true;
+            for blob in manifest.layers.iter().chain([&manifest.config]) {
+                let sources = std::slice::from_ref(source);
+                all = all && matches!(self.obtain(blob.digest.short(), blob, sources).await?, Obtained::There);
+            }
+            if all {
+                self.registry.put_manifest(&self.repository, None, &document, self.credentials()).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn image(&self, pushing: &Arc<Pushing>, tag: &str, listing: Option<Listing>) -> Result<Pushed> {
         let mut chosen = None;
         for known in &pushing.manifests {
             if self.obtain_all(pushing, known).await? {
@@ -109,18 +164,32 @@ impl Push {
             let bytes = Bytes::copy_from_slice(&pushing.config);
             self.registry.put_blob(&self.repository, &config.digest, bytes, self.credentials()).await?;
         }
-        let document = Document { descriptor: manifest.descriptor.clone(), bytes: manifest.bytes.clone() };
-        self.registry.put_manifest(&self.repository, Some(tag), &document, self.credentials()).await?;
-        let pushed = Pushed { tag: tag.to_owned(), digest: document.descriptor.digest.clone(), size: document.descriptor.size };
-        self.record(pushing, manifest).await?;
+        let own = Document { descriptor: manifest.descriptor.clone(), bytes: manifest.bytes.clone() };
+        let whole = self.whole(&own, listing).await?;
+        let root = whole.unwrap_or(own);
+        self.registry.put_manifest(&self.repository, Some(tag), &root, self.credentials()).await?;
+        let pushed = Pushed { tag: tag.to_owned(), digest: root.descriptor.digest.clone(), size: root.descriptor.size };
+        self.record(pushing, manifest, root).await?;
         Ok(pushed)
     }
 
-    async fn record(&self, pushing: &Pushing, manifest: KnownManifest) -> Result<()> {
+    /// The index, where it can be pushed whole: the image's manifest is at the repository then, as are all others that it lists.
+    async fn whole(&self, own: &Document, listing: Option<Listing>) -> Result<Option<Document>> {
+        let lists = |listing: &Listing| listing.index.manifests.iter().any(|listed| listed.digest == own.descriptor.digest);
+        let Some(listing) = listing.filter(lists) else { return Ok(None) };
+        self.registry.put_manifest(&self.repository, None, own, self.credentials()).await?;
+        if self.bring_others(&listing, &own.descriptor.digest).await? {
+            return Ok(Some(listing.document));
+        }
+        self.tell("", "Not all platforms of the image are present or at this registry: only the one that is here is pushed").await;
+        Ok(None)
+    }
+
+    async fn record(&self, pushing: &Pushing, manifest: KnownManifest, root: Document) -> Result<()> {
         let keys = pushing.layers.iter().map(|hold| hold.layer().key.clone());
         let blobs: Vec<(String, Descriptor)> = keys.zip(manifest.manifest.layers).collect();
         let (store, repository, image) = (Arc::clone(&self.store), self.repository.clone(), pushing.image.id.clone());
-        let recorded = move || store.record_push(&repository, &image, (&manifest.descriptor, &manifest.bytes), &blobs);
+        let recorded = move || store.record_push(&repository, &image, (&root.descriptor, &root.bytes), &blobs);
         Ok(tokio::task::spawn_blocking(recorded).await??)
     }
 

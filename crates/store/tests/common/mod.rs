@@ -132,6 +132,11 @@ pub fn describe(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// The files of an image's topmost layer in a store.
+pub fn top_layer_of(store: &Store, image: &Image) -> std::path::PathBuf {
+    store.lowerdirs(image)[0].clone()
+}
+
 /// The files of an image's topmost layer.
 pub fn top_layer(sandbox: &Sandbox, image: &Image) -> std::path::PathBuf {
     sandbox.store.lowerdirs(image)[0].clone()
