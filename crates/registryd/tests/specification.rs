@@ -308,6 +308,34 @@ fn tags_are_listed_in_order_and_in_pages() {
     assert_eq!(seen, all);
 }
 
+/// A page in the middle of many tags is found by the index: the same pages, put together, are the whole list.
+#[test]
+fn pages_of_tags_that_differ_in_case_only_are_whole() {
+    let registry = Registry::start();
+    let pushed = registry.image("a", "first", "one");
+    let document = image(&pushed.config, &pushed.layer);
+    let mut expected = vec!["first".to_owned()];
+    for number in 0..6 {
+        let names = ["tag", "Tag", "TAG", "tAG"].map(|word| format!("{word}{number}"));
+        let query: String = names.iter().map(|name| format!("&tag={name}")).collect();
+        let target = format!("{}?{}", pushed.digest, query.trim_start_matches('&'));
+        assert_eq!(registry.put("a", &target, OCI_MANIFEST, &document).status, 201);
+        expected.extend(names);
+    }
+    expected.sort_by_key(|name| (name.to_lowercase(), name.clone()));
+    for size in [1, 2, 3, 7] {
+        let (mut seen, mut last) = (Vec::new(), String::new());
+        loop {
+            let page = registry.get(&format!("/v2/a/tags/list?n={size}&last={last}")).json();
+            let tags: Vec<String> = serde_json::from_value(page["tags"].clone()).expect("tags");
+            let Some(end) = tags.last() else { break };
+            last = end.clone();
+            seen.extend(tags);
+        }
+        assert_eq!(seen, expected);
+    }
+}
+
 #[test]
 fn the_catalog_lists_repositories_that_have_something() {
     let registry = Registry::start();

@@ -36,7 +36,7 @@ const CONNECTIONS_MAX: usize = 4096;
 /// How long a client may take to send a request's head.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// What hyper reads and writes at a time, for each connection.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// What one call sends of a file.
 const SEND_BYTES: usize = 1024 * 1024;
 /// What one connection sends before the thread is free for another.

@@ -21,6 +21,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
+use tokio::sync::Semaphore;
 
 use crate::Result;
 use crate::auth::{Action, Auth, AuthOptions, Caller};
@@ -43,6 +44,9 @@ const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribut
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for another that writes to the same upload.
 const UPLOAD_WAIT: Duration = Duration::from_secs(15);
+
+/// Files that are written ahead at a time: more would only hold up each other.
+const WRITE_BACKS_MAX: usize = 4;
 
 /// How a registry is served.
 #[derive(Debug, Clone)]
@@ -113,6 +117,8 @@ struct App {
     limiter: Option<Limiter>,
     metrics: Arc<Metrics>,
     access_log: Option<Arc<AccessLog>>,
+    /// Files that are written to the disk ahead of their end.
+    write_backs: Arc<Semaphore>,
 }
 
 /// What is told about an answered request.
@@ -126,7 +132,8 @@ impl App {
     fn new(store: Arc<Store>, options: Options, access_log: Option<Arc<AccessLog>>) -> Result<Self> {
         let auth = Arc::new(Auth::open(options.auth.clone(), store.root())?);
         let limiter = options.rate.map(Limiter::new);
-        Ok(Self { store, options, auth, limiter, metrics: Arc::default(), access_log })
+        let write_backs = Arc::new(Semaphore::new(WRITE_BACKS_MAX));
+        Ok(Self { store, options, auth, limiter, metrics: Arc::default(), access_log, write_backs })
     }
 
     /// Answers a request.

@@ -187,7 +187,7 @@ async fn receive(
         }
         let mut upload = writing.done().await?;
         if offset / WRITE_BACK_BYTES != (offset - bytes_len) / WRITE_BACK_BYTES {
-            write_back(&upload);
+            write_back(app, &upload);
         }
         writing = Writing::Busy(tokio::task::spawn_blocking(move || {
             upload.append(&bytes)?;
@@ -202,9 +202,12 @@ async fn receive(
 }
 
 /// Lets the disk begin with what is there, so that the end has little left to wait for. An error is seen again at the end.
-fn write_back(upload: &Upload) {
-    if let Ok(file) = upload.duplicate() {
-        tokio::task::spawn_blocking(move || drop(file.sync_data()));
+fn write_back(app: &App, upload: &Upload) {
+    if let (Ok(permit), Ok(file)) = (app.write_backs.clone().try_acquire_owned(), upload.duplicate()) {
+        tokio::task::spawn_blocking(move || {
+            drop(file.sync_data());
+            drop(permit);
+        });
     }
 }
 

@@ -69,6 +69,9 @@ pub struct Referrer {
     pub annotations: Option<String>,
 }
 
+/// The tags after ?2. Written so that the index leads there: of a pair's comparison SQLite would look at every tag.
+pub(super) const AFTER_TAG: &str = "tag.name COLLATE NOCASE >= ?2 AND (tag.name COLLATE NOCASE > ?2 OR tag.name > ?2)";
+
 impl Store {
     /// Stores a manifest whose parts are all there.
     pub fn put_manifest(&self, repository: &RepositoryName, new: NewManifest) -> Result<()> {
@@ -130,9 +133,8 @@ impl Store {
             if !has_manifests(connection, id)? {
                 return Ok(None);
             }
-            let query = "SELECT name FROM tag WHERE repository = ?1 AND (name COLLATE NOCASE, name) > (?2, ?2) \
-                         ORDER BY name COLLATE NOCASE, name LIMIT ?3";
-            let mut query = connection.prepare_cached(query)?;
+            let query = format!("SELECT name FROM tag WHERE repository = ?1 AND {AFTER_TAG} ORDER BY name COLLATE NOCASE, name LIMIT ?3");
+            let mut query = connection.prepare_cached(&query)?;
             page(limit, query.query_map(params![id, last.unwrap_or_default(), limit as i64 + 1], |row| row.get(0))?).map(Some)
         })
     }

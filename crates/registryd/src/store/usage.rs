@@ -3,7 +3,7 @@
 use rusqlite::params;
 use types::Digest;
 
-use super::manifests::page;
+use super::manifests::{AFTER_TAG, page};
 use super::{Page, Store, find_repository};
 use crate::Result;
 use crate::name::RepositoryName;
@@ -64,7 +64,7 @@ impl Store {
             let query = format!(
                 "SELECT tag.name, tag.digest, manifest.media_type, ({SIZE_BELOW}), tag.updated FROM tag \
                  JOIN manifest ON manifest.repository = tag.repository AND manifest.digest = tag.digest \
-                 WHERE tag.repository = ?1 AND (tag.name COLLATE NOCASE, tag.name) > (?2, ?2) \
+                 WHERE tag.repository = ?1 AND {AFTER_TAG} \
                  ORDER BY tag.name COLLATE NOCASE, tag.name LIMIT ?3"
             );
             let mut query = connection.prepare_cached(&query)?;
