@@ -124,7 +124,7 @@ fn requests() -> Result<()> {
         ("POST", "/v1.51/containers/create", "{}", 400),
         ("POST", "/v1.51/containers/create", r#"{"Image":"quay/none:1"}"#, 404),
         ("POST", "/v1.51/containers/create?name=../up", r#"{"Image":"quay/busybox"}"#, 400),
-        ("POST", "/v1.51/containers/create", r#"{"Image":"quay/busybox","HostConfig":{"Runtime":"other"}}"#, 501),
+        ("POST", "/v1.51/containers/create", r#"{"Image":"quay/busybox","HostConfig":{"Runtime":"other"}}"#, 400),
         ("GET", "/v1.51/containers/json?filters=banana", "", 400),
         ("GET", "/v1.51/containers/json?limit=banana", "", 400),
         ("DELETE", "/v1.51/volumes/..", "", 404),

@@ -71,7 +71,7 @@ impl Engine {
             path: note,
             source,
         })?;
-        let network = self.prepare_network(record)?;
+        let network = self.prepare_network(record, None)?;
         let security = Security::parse(&record.host)?;
         let filter = security.filter(&self.seccomp)?;
         let mut spec = self.spec(record, &security, filter.as_ref())?;
@@ -304,6 +304,7 @@ fn step_record(settings: &Settings, step: &Step<'_>, cgroup_v2: bool) -> Record 
         stopped_by_hand: false,
         removes_volumes: false,
         secrets: Default::default(),
+        id_range: None,
     }
 }
 
