@@ -17,6 +17,7 @@ mod tls;
 mod token;
 mod transport;
 mod verify;
+mod web;
 
 pub use blob::BlobSink;
 pub use client::{Options, Registry};
@@ -25,6 +26,7 @@ pub use manifest::{Document, choose_platform};
 pub use push::{Begun, Upload};
 pub use search::Found;
 pub use transport::Proxies;
+pub use web::Downloaded;
 
 /// A user at a registry: by name and password, or by a token that a registry gave before.
 #[derive(Clone, PartialEq, Eq, Default)]

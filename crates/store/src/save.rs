@@ -43,13 +43,23 @@ impl Store {
     /// A repository's name alone means all of its tags.
     pub fn save(&self, references: &[String], platform: Option<&Platform>, output: &mut dyn Write) -> Result<()> {
         let chosen = self.choose(references, platform)?;
+        self.write_archive(&chosen, output)
+    }
+
+    /// Writes one image under these names, which it need not have here.
+    pub fn save_as(&self, image: &Arc<Image>, names: &[ImageRef], output: &mut dyn Write) -> Result<()> {
+        let layers = self.hold_layers(image)?;
+        self.write_archive(&[Chosen { image: Arc::clone(image), names: names.iter().cloned().collect(), layers }], output)
+    }
+
+    fn write_archive(&self, chosen: &[Chosen], output: &mut dyn Write) -> Result<()> {
         let mut archive = Archive { tar: TarWriter::new(output), written: HashSet::new() };
         archive.tar.directory("blobs")?;
         archive.tar.directory("blobs/sha256")?;
         let mut entries = Vec::new();
         let mut manifests = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-        for one in &chosen {
+        for one in chosen {
             let config = self.content().read(&one.image.id)?;
             archive.blob(&one.image.id, &config)?;
             for hold in &one.layers {

@@ -79,6 +79,16 @@ impl Store {
         Ok(())
     }
 
+    /// Writes what layers, lowest first, show together as an archive.
+    pub fn export_layers(&self, layers: &[std::sync::Arc<crate::LayerHold>], output: &mut dyn Write) -> Result<()> {
+        let directories = self.directories_of(layers);
+        let root = Merged::open(&directories)?.root().map_err(|error| Error::io("open", self.root(), error))?;
+        let mut packer = Packer::new(output, &|_, _| false);
+        packer.directory(&Whole, &Parts(root), b"")?;
+        packer.finish()?;
+        Ok(())
+    }
+
     /// Writes the read/write layer as a layer's archive: what was removed as whiteouts.
     pub(crate) fn pack_upper(&self, id: &str, output: &mut dyn Write) -> Result<()> {
         let snapshot = self.snapshot(id)?;

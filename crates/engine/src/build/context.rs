@@ -130,6 +130,19 @@ impl Place {
     }
 }
 
+/// Whether a file is a tar archive, compressed or not. It is rewound.
+pub(super) fn is_archive(file: &mut File) -> std::io::Result<bool> {
+    use std::io::Seek;
+    let mut block = Vec::new();
+    let read = match decompress(file) {
+        Ok(plain) => plain.take(512).read_to_end(&mut block),
+        Err(error) => Err(error),
+    };
+    file.rewind()?;
+    let block: Option<[u8; 512]> = block.try_into().ok().filter(|_| read.is_ok());
+    Ok(block.is_some_and(|block| tarball::is_header(&block)))
+}
+
 /// What `.dockerignore` leaves out.
 struct Ignored {
     matcher: Matcher,

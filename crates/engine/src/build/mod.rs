@@ -2,7 +2,9 @@
 
 mod context;
 mod error;
+mod fetch;
 mod notes;
+mod output;
 mod prune;
 mod run;
 mod worker;
@@ -37,6 +39,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Steps that go on at the same time, where nobody asks for one after the other.
 const PARALLEL_STEPS: usize = 4;
+/// The name of what is fetched as a context.
+const DOWNLOAD: &str = "download";
 /// Builds that can be cancelled by their id.
 const RUNNING_LEN_MAX: usize = 10_000;
 
@@ -82,6 +86,7 @@ pub struct PreparedBuild {
     dockerfile: Dockerfile,
     name: String,
     names: Vec<ImageRef>,
+    places: Vec<output::Place>,
     platforms: Vec<Platform>,
     options: Options,
     contexts: BTreeMap<String, Arc<Tree>>,
@@ -99,6 +104,7 @@ impl Engine {
             let platforms = platforms(&build.request.platforms)?;
             let settings = settings(&build)?;
             check(&build)?;
+            let places = output::places(&build)?;
             let context = std::mem::take(&mut build.request.context);
             let (place, found) = engine.main_context(&mut build, &context)?;
             let dockerfile =
@@ -126,7 +132,20 @@ impl Engine {
             } else {
                 build.request.id = build.request.tags.first().cloned().unwrap_or(slot_path);
             }
-            Ok(PreparedBuild { engine, build, dockerfile, name: found.name, names, platforms, options, contexts, settings, cancel, id })
+            Ok(PreparedBuild {
+                engine,
+                build,
+                dockerfile,
+                name: found.name,
+                names,
+                places,
+                platforms,
+                options,
+                contexts,
+                settings,
+                cancel,
+                id,
+            })
         })
         .await?
     }
@@ -154,7 +173,7 @@ impl Engine {
     }
 
     /// The main context and its Dockerfile.
-    fn main_context(&self, build: &mut Build, source: &ContextSource) -> Result<(Place, Found)> {
+    fn main_context(self: &Arc<Self>, build: &mut Build, source: &ContextSource) -> Result<(Place, Found)> {
         let place = match source {
             ContextSource::Empty => Place::Nothing,
             ContextSource::Directory { path } => {
@@ -168,16 +187,36 @@ impl Engine {
                     .ok_or_else(|| Error::request(ErrorKind::InvalidInput, "the archive of the build context is missing"))?;
                 Place::archive(&self.store, &mut BodyReader::new(body))?
             }
-            ContextSource::Url { url } => {
-                return Err(Error::request(
-                    ErrorKind::NotServed,
-                    format!("the build context {url}: contexts from the web are not served by this engine"),
-                ));
-            }
+            ContextSource::Url { url } => self.web_context(build, url)?,
             ContextSource::Image { .. } => return Err(Error::request(ErrorKind::InvalidInput, "the main context cannot be an image")),
         };
         let found = place.dockerfile(&build.request.dockerfile)?;
         Ok((place, found))
+    }
+
+    /// A context from the web: a repository, an archive, or a Dockerfile alone.
+    fn web_context(self: &Arc<Self>, build: &mut Build, url: &str) -> Result<Place> {
+        let cancel = Cancel::default();
+        match dockerfile::parse_git_context(url) {
+            Some(Ok(git)) => {
+                let (scratch, path) = self.check_out(&git, &cancel)?;
+                return Ok(Place::Own(scratch, path));
+            }
+            Some(Err(reason)) => return Err(Error::request(ErrorKind::InvalidInput, reason)),
+            None if url.starts_with("http://") || url.starts_with("https://") => {}
+            None => return Err(Error::request(ErrorKind::InvalidInput, format!("the build context {url:?} is no address"))),
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let (scratch, _) = self.fetch_file(&runtime, url, None, DOWNLOAD, &cancel)?;
+        let path = scratch.path().join(DOWNLOAD);
+        let file = |source| Error::File { operation: "read", path: path.clone(), source };
+        let mut opened = std::fs::File::open(&path).map_err(file)?;
+        if context::is_archive(&mut opened).map_err(file)? {
+            return Place::archive(&self.store, &mut opened);
+        }
+        let text = std::fs::read_to_string(&path).map_err(file)?;
+        build.request.dockerfile = types::build::DockerfileSource::Text { text, name: url.to_owned(), ignore: Some(String::new()) };
+        Ok(Place::Nothing)
     }
 
     fn named_context(&self, build: &Build, source: &ContextSource) -> Result<(NamedContext, Option<Tree>)> {
@@ -241,15 +280,17 @@ impl PreparedBuild {
         for platform in &self.platforms {
             images.push(self.one(&worker, &notes, platform)?);
         }
-        let image = images.pop().ok_or_else(|| Error::request(ErrorKind::InvalidInput, "no platform to build for"))?;
-        let result = BuildResult {
-            digest: Some(image.manifest.digest.clone()),
-            image: Some(image.id.clone()),
-            names: self.names.iter().map(ImageRef::familiar).collect(),
-            metadata: BTreeMap::from([
-                ("containerimage.config.digest".to_owned(), serde_json::json!(image.id)),
-                ("containerimage.digest".to_owned(), serde_json::json!(image.manifest.digest)),
-            ]),
+        let result = match images.pop().flatten() {
+            Some(image) => BuildResult {
+                digest: Some(image.manifest.digest.clone()),
+                image: Some(image.id.clone()),
+                names: self.names.iter().map(ImageRef::familiar).collect(),
+                metadata: BTreeMap::from([
+                    ("containerimage.config.digest".to_owned(), serde_json::json!(image.id)),
+                    ("containerimage.digest".to_owned(), serde_json::json!(image.manifest.digest)),
+                ]),
+            },
+            None => BuildResult::default(),
         };
         notes.send(Note::Result(Box::new(result.clone())));
         Ok(result)
@@ -266,7 +307,7 @@ impl PreparedBuild {
     }
 
     /// Builds for one platform.
-    fn one(&self, worker: &EngineWorker, notes: &Notes, platform: &Platform) -> Result<Arc<Image>> {
+    fn one(&self, worker: &EngineWorker, notes: &Notes, platform: &Platform) -> Result<Option<Arc<Image>>> {
         let options = Options { platform: platform.clone(), ..self.options.clone() };
         let lowered = dockerfile::lower(&self.dockerfile, &options, &mut BaseImages(worker))
             .map_err(|error| faulty(error, &self.name, &self.dockerfile.source))?;
@@ -287,14 +328,60 @@ impl PreparedBuild {
         };
         let solved = solver.solve(&lowered.graph, &self.cancel).map_err(|failed| self.failed(failed, &lowered, &prefix))?;
         let assembled = assemble(&lowered, &solved);
+        self.deliver(worker, notes, assembled)
+    }
+
+    /// Puts the result where it was asked for; answers the image if one stays.
+    fn deliver(&self, worker: &EngineWorker, notes: &Notes, assembled: Assembled) -> Result<Option<Arc<Image>>> {
+        let store = &self.engine.store;
+        let mut names = self.names.clone();
+        let (mut is_kept, mut is_pushed) = (self.places.is_empty(), false);
+        for place in &self.places {
+            match place {
+                output::Place::Image { names: more, push } => {
+                    names.extend(more.iter().cloned());
+                    (is_kept, is_pushed) = (true, is_pushed || *push);
+                }
+                output::Place::Local(path) | output::Place::Tar(path) => {
+                    let vertex = notes.begin(&format!("exporting to {}", path.display()));
+                    let written = output::write_files(store, &assembled.layers, place);
+                    notes.end(&vertex, false, written.as_ref().err().map(|error| types::error::chain(error)));
+                    written?;
+                }
+                output::Place::Archive(..) | output::Place::Nowhere => {}
+            }
+        }
+        let needs_image = is_kept || self.places.iter().any(|place| matches!(place, output::Place::Archive(..)));
+        if !needs_image {
+            return Ok(None);
+        }
         let vertex = notes.begin("exporting to image");
-        let image = self.commit(assembled);
+        let before = store.catalog();
+        let image = self.commit(assembled, if is_kept { &names } else { &[] });
         notes.end(&vertex, false, image.as_ref().err().map(|error| types::error::chain(error)));
         let image = image?;
-        for name in &self.names {
-            engine.images().announce_tag(&image, name);
+        let archived = self.places.iter().try_for_each(|place| match place {
+            output::Place::Archive(path, more) => {
+                let all: Vec<ImageRef> = self.names.iter().chain(more).cloned().collect();
+                self.engine.write_archive(&image, &all, path)
+            }
+            _ => Ok(()),
+        });
+        if !is_kept && before.image(&image.id).is_none() {
+            // It was only on its way. One that somebody uses by now stays.
+            let _ = store.remove_image(&image.id.to_string(), true, true, &|_| Vec::new());
         }
-        Ok(image)
+        archived?;
+        if !is_kept {
+            return Ok(None);
+        }
+        for name in &names {
+            self.engine.images().announce_tag(&image, name);
+        }
+        if is_pushed {
+            self.engine.push_built(&worker.runtime, &self.build, &names, notes)?;
+        }
+        Ok(Some(image))
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -327,7 +414,7 @@ impl PreparedBuild {
         })
     }
 
-    fn commit(&self, assembled: Assembled) -> Result<Arc<Image>> {
+    fn commit(&self, assembled: Assembled, names: &[ImageRef]) -> Result<Arc<Image>> {
         let store = &self.engine.store;
         let fail = |source| Error::Store { operation: "make the image", source };
         let mut layers = Vec::new();
@@ -338,7 +425,7 @@ impl PreparedBuild {
         }
         let config = serde_json::to_vec(&assembled.config)
             .map_err(|source| fail(store::Error::Encode { kind: "configuration".to_owned(), id: String::new(), source }))?;
-        let names = self.names.iter().map(|name| (name.clone(), None)).collect();
+        let names = names.iter().map(|name| (name.clone(), None)).collect();
         store.commit_image(NewImage { config, manifest: None, documents: Vec::new(), layers, parent: None, names }).map_err(fail)
     }
 
@@ -470,7 +557,6 @@ fn check(build: &Build) -> Result<()> {
     let request = &build.request;
     let refused = [
         (platforms(&request.platforms)?.len() > 1, "building for several platforms at once"),
-        (!request.outputs.is_empty(), "other outputs than the image store"),
         (!request.cache_from.is_empty(), "an imported cache"),
         (!request.cache_to.is_empty(), "an exported cache"),
         (!request.provenance.is_empty(), "provenance"),

@@ -125,13 +125,20 @@ impl Worker for EngineWorker {
         })
     }
 
-    fn fetch(&self, url: &str, _checksum: Option<&str>, _filename: &str, _cancel: &Cancel) -> build::Result<Scratch> {
-        Err(build::Error::NotSupported { what: format!("fetching {url}") })
+    fn fetch(&self, url: &str, checksum: Option<&str>, filename: &str, cancel: &Cancel) -> build::Result<Scratch> {
+        cancel.check()?;
+        let fetched = self.engine.fetch_file(&self.runtime, url, checksum, filename, cancel);
+        fetched.map(|(scratch, _)| scratch).map_err(|error| outside(format!("fetch {url}"), error))
     }
 
-    fn git(&self, source: &GitSource, _cancel: &Cancel) -> build::Result<(Scratch, PathBuf)> {
-        Err(build::Error::NotSupported { what: format!("the git repository {}", source.remote) })
+    fn git(&self, source: &GitSource, cancel: &Cancel) -> build::Result<(Scratch, PathBuf)> {
+        cancel.check()?;
+        self.engine.check_out(source, cancel).map_err(|error| outside(format!("check out {}", source.remote), error))
     }
+}
+
+fn outside(operation: String, error: super::Error) -> build::Error {
+    build::Error::Worker { operation, kind: error.kind(), source: error.into() }
 }
 
 /// Base images, for the lowering.

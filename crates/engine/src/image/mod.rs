@@ -121,6 +121,11 @@ impl Images {
         self.events.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
     }
 
+    /// Fetches a file from the web, of so many bytes at most.
+    pub(crate) async fn download<S: registry::BlobSink>(&self, url: &str, len_max: u64, sink: &mut S) -> Result<registry::Downloaded> {
+        Ok(self.registry.download(url, len_max, sink).await?)
+    }
+
     /// Tells that an image that was just made has a name.
     pub(crate) fn announce_tag(&self, image: &Image, name: &ImageRef) {
         self.announce("tag", image.id.to_string(), &name.familiar());
