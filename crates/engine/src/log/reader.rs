@@ -156,17 +156,22 @@ impl Reader {
         if inode(&latest).is_ok_and(|inode| inode == (own.dev(), own.ino())) {
             return VecDeque::new();
         }
-        let mut newer = VecDeque::from([Segment::Plain(latest)]);
+        let mut before: Vec<Segment> = Vec::new();
+        let mut found = false;
         for segment in rotated_files(&self.path) {
             if inode(segment.file()).is_ok_and(|inode| inode == (own.dev(), own.ino())) {
-                return newer;
+                found = true;
+                break;
             }
-            // Compressed or removed meanwhile, the current one is not among them: only what was finished after it follows.
-            let finished = segment.file().metadata().map(|meta| (meta.mtime(), meta.mtime_nsec()));
-            if finished.is_ok_and(|finished| finished > (own.mtime(), own.mtime_nsec())) {
-                newer.push_front(segment);
-            }
+            before.push(segment);
         }
+        if !found {
+            // Compressed or removed meanwhile, the current one is not among them: only what was finished after it follows.
+            let finished = |segment: &Segment| segment.file().metadata().map(|meta| (meta.mtime(), meta.mtime_nsec()));
+            before.retain(|segment| finished(segment).is_ok_and(|finished| finished > (own.mtime(), own.mtime_nsec())));
+        }
+        let mut newer = VecDeque::from([Segment::Plain(latest)]);
+        before.into_iter().for_each(|segment| newer.push_front(segment));
         newer
     }
 }
