@@ -119,9 +119,11 @@ impl Net {
             done = done.and(inner.renew_accepts(&mut filter));
         }
         drop(filter);
-        done = done.and(link::delete(&mut inner.route(), &[ifname(id)])).and(Extension::remove_all(&mut inner.route(), id));
-        let bridge = network.bridge.as_deref().unwrap_or_default();
-        done.and(bridge::remove(&mut inner.route(), &inner.config, bridge)).and(inner.forget_zone(id))
+        let carrier = link::delete(&mut inner.route(), &[ifname(id)]);
+        let extensions = Extension::remove_all(&mut inner.route(), id);
+        let bridge = bridge::remove(&mut inner.route(), &inner.config, network.bridge.as_deref().unwrap_or_default());
+        done = done.and(carrier).and(extensions).and(bridge);
+        done.and(inner.forget_zone(id))
     }
 
     /// Forgets an overlay network that is gone on all hosts. The containers that are still on it keep what they have.
